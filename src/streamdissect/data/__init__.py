@@ -1,0 +1,1 @@
+"""Images and labels: one interface, one module for each source."""
