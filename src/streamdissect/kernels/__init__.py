@@ -1,1 +1,246 @@
-"""."""
+"""Arrays in, arrays out: masks from maps, counters from masks and label planes. Public, usable alone.
+
+No file, no state, no model. `backend` is the name of the implementation in use: the compiled Cython kernels, else their
+Numba twins. Both equal `kernels.reference`, the definition, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import AxisWeights, PlaneBatch, words_of
+
+__all__ = [
+    "AxisWeights",
+    "PlaneBatch",
+    "count_maps",
+    "count_masks",
+    "count_numbers",
+    "fill_planes",
+    "kernel_backend",
+    "mask_maps",
+    "words_of",
+]
+
+BACKENDS = ("auto", "cython", "numba", "reference")
+
+
+def kernel_backend(name: str = "auto") -> ModuleType:
+    """The module that implements the kernels: `cython`, `numba` or `reference`.
+
+    `auto` takes Cython where it was built, else Numba; the environment variable STREAMDISSECT_KERNELS overrides it (for
+    tests). Raises ImportError where `cython` is asked for and was not built.
+    """
+    if name == "auto":
+        name = os.environ.get("STREAMDISSECT_KERNELS", "auto")
+    if name in ("auto", "cython"):
+        try:
+            from . import cython_backend
+
+            return cython_backend
+        except ImportError:
+            if name == "cython":
+                raise
+        name = "numba"
+    if name == "numba":
+        from . import numba_backend
+
+        return numba_backend
+    if name == "reference":
+        from . import reference_backend
+
+        return reference_backend
+    raise ValueError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise ValueError with `message` unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def threshold_keys(
+    thresholds: NDArray[np.float32], or_equal: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int16]]:
+    """Thresholds with -0.0 folded, and the float32 and float16 keys that a passing value must exceed.
+
+    A threshold that is no float16 lies between two of them: a float16 value exceeds it iff it exceeds the lower one.
+    NaN passes nothing.
+    """
+    thresholds = np.ascontiguousarray(thresholds, np.float32) + np.float32(0)
+    bits = thresholds.view(np.int32)
+    keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = thresholds.astype(np.float16)
+        wide = half.astype(np.float32)
+        half_bits = (half + np.float16(0)).view(np.int16)
+        keys16 = (half_bits ^ ((half_bits >> 15) & 0x7FFF)).astype(np.int64)
+        keys16 -= wide > thresholds
+        if or_equal:
+            keys16 -= wide == thresholds
+    if or_equal:
+        keys = np.where(thresholds == 0, -2, keys - 1)  # both zeros are at least zero
+        keys16 = np.where(thresholds == 0, -2, keys16)
+    nan = np.isnan(thresholds)
+    keys[nan], keys16[nan] = 2**31 - 1, 2**15 - 1
+    return thresholds, keys.astype(np.int32), keys16.astype(np.int16)
+
+
+def _check_maps(maps: NDArray[Any], rows: AxisWeights, columns: AxisWeights) -> NDArray[Any]:
+    check(maps.dtype in (np.float16, np.float32), f"maps are float16 or float32, not {maps.dtype}")
+    grid = (rows.n_source, columns.n_source)
+    check(maps.shape[-2:] == grid, f"maps are {maps.shape[-2:]}, the weights are for {grid}")
+    return np.ascontiguousarray(maps)
+
+
+def mask_maps(
+    maps: NDArray[Any],
+    thresholds: NDArray[np.float32],
+    rows: AxisWeights,
+    columns: AxisWeights,
+    *,
+    or_equal: bool = False,
+    backend: str = "auto",
+) -> NDArray[np.uint64]:
+    """Masks of single maps, on the mask grid of the weights (methods 2.5, 3.1).
+
+    Parameters
+    ----------
+    maps : float16 or float32 (B, h, w)
+    thresholds : float32 (B,)
+        One for each map.
+    rows, columns : AxisWeights
+        Of the h and of the w axis.
+    or_equal : bool
+        Test `>=` instead of `>`.
+
+    Returns
+    -------
+    uint64 (B, H * words)
+        Bit x % 64 of word x // 64 of each row; padding bits are zero.
+    """
+    maps = _check_maps(maps, rows, columns)
+    check(maps.ndim == 3 and len(thresholds) == len(maps), "maps are (B, h, w) with B thresholds")
+    bits = np.zeros((len(maps), rows.n_pixels * words_of(columns.n_pixels)), np.uint64)
+    if len(maps):
+        thresholds, keys, _ = threshold_keys(thresholds, or_equal)
+        kernel_backend(backend).mask_maps(maps.astype(np.float32), thresholds, keys, or_equal, rows, columns, bits)
+    return bits
+
+
+def _check_counters(
+    planes: PlaneBatch, n_images: int, n_units: int, counters: NDArray[np.int64], chance: NDArray[np.int64]
+) -> None:
+    check(len(planes) == n_images, f"{n_images} images of maps, label planes of {len(planes)}")
+    for name, array in (("counters", counters), ("chance", chance)):
+        check(array.dtype == np.int64 and array.flags.c_contiguous, f"{name} are contiguous int64")
+        check(array.ndim == 2 and array.shape[1] == n_units, f"{name} are (rows, {n_units}), not {array.shape}")
+    for name, rows, array in (
+        ("plane_row", planes.plane_row, counters),
+        ("touch_row", planes.touch_row, counters),
+        ("whole_row", planes.whole_row, counters),
+        ("present_row", planes.present_row, chance),
+    ):
+        check(
+            bool(np.all((rows < len(array)) & (rows >= (-1 if name == "touch_row" else 0)))),
+            f"{name} points outside the {len(array)} rows of its counter",
+        )
+
+
+def count_maps(
+    maps: NDArray[Any],
+    thresholds: NDArray[np.float32],
+    rows: AxisWeights,
+    columns: AxisWeights,
+    planes: PlaneBatch,
+    counters: NDArray[np.int64],
+    chance: NDArray[np.int64],
+    *,
+    or_equal: bool = False,
+    threads: int = 1,
+    backend: str = "auto",
+) -> None:
+    """Mask every map at its unit's threshold and add up what the masks share with the labels (methods 3.4).
+
+    Parameters
+    ----------
+    maps : float16 or float32 (B, K, h, w)
+    thresholds : float32 (K,)
+        NaN: a unit without a mask.
+    rows, columns : AxisWeights
+        From the (h, w) grid to the mask grid of `planes`.
+    planes : PlaneBatch
+        Labels of the B images.
+    counters : int64 (C + G + 1, K)
+        Added to: intersections, unit areas by category, unit area over all images.
+    chance : int64 (C, K)
+        Added to: sum over images of |M| |L_c|.
+    threads : int
+        Units are shared out among them; each counter belongs to one thread, so the result is the same for any number.
+    """
+    maps = _check_maps(maps, rows, columns)
+    check(maps.ndim == 4, f"maps are (B, K, h, w), not {maps.shape}")
+    n_images, n_units = maps.shape[:2]
+    check(len(thresholds) == n_units, f"{n_units} units, {len(thresholds)} thresholds")
+    check(planes.shape == (rows.n_pixels, columns.n_pixels), f"planes are {planes.shape}, the weights for another grid")
+    _check_counters(planes, n_images, n_units, counters, chance)
+    if n_images == 0 or n_units == 0:
+        return
+    module = kernel_backend(backend)
+    thresholds, keys, keys16 = threshold_keys(thresholds, or_equal)
+    prepared = module.prepare(planes)
+
+    def count(begin: int, end: int) -> None:
+        module.count_maps(
+            maps, thresholds, keys, keys16, or_equal, rows, columns, prepared, begin, end, counters, chance
+        )
+
+    edges = np.linspace(0, n_units, max(1, min(threads, n_units)) + 1).astype(int).tolist()
+    if len(edges) == 2:
+        count(0, n_units)
+        return
+    with ThreadPoolExecutor(len(edges) - 1) as pool:
+        list(pool.map(count, edges[:-1], edges[1:]))
+
+
+def count_masks(
+    masks: NDArray[np.uint64],
+    planes: PlaneBatch,
+    counters: NDArray[np.int64],
+    chance: NDArray[np.int64],
+    *,
+    backend: str = "auto",
+) -> None:
+    """As `count_maps`, from masks (B, K, H * words) that exist already."""
+    n_words = planes.shape[0] * words_of(planes.shape[1])
+    check(masks.dtype == np.uint64 and masks.ndim == 3, "masks are uint64 (B, K, H * words)")
+    check(masks.shape[2] == n_words, f"masks have {masks.shape[2]} words, the grid {planes.shape} has {n_words}")
+    _check_counters(planes, masks.shape[0], masks.shape[1], counters, chance)
+    if masks.size:
+        module = kernel_backend(backend)
+        module.count_masks(np.ascontiguousarray(masks), planes.shape[0], module.prepare(planes), counters, chance)
+
+
+def fill_planes(
+    layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64], *, backend: str = "auto"
+) -> None:
+    """Set in planes (H * words, P) the pixels of `layer` (H, W): pixel number n goes to plane `plane_of[n]`, -1: none."""
+    check(layer.ndim == 2 and layer.size > 0, f"a label map is (H, W), not {layer.shape}")
+    check(plane_of.shape == (65536,), "plane_of has an entry for each of 65536 numbers")
+    check(planes.shape[0] == layer.shape[0] * words_of(layer.shape[1]), "planes are of another grid")
+    check(bool(plane_of.max() < planes.shape[1]), "plane_of points outside the planes")
+    layer = np.ascontiguousarray(layer, np.uint16)
+    kernel_backend(backend).fill_planes(layer, np.ascontiguousarray(plane_of, np.int32), planes)
+
+
+def count_numbers(layer: NDArray[np.uint16], *, backend: str = "auto") -> NDArray[np.int64]:
+    """(65536,) pixels of each label number in a map (H, W)."""
+    count = np.zeros(65536, np.int64)
+    kernel_backend(backend).count_numbers(np.ascontiguousarray(layer, np.uint16), count)
+    return count

@@ -1,0 +1,85 @@
+"""Build of the Cython kernels in csrc/; all metadata stands in pyproject.toml.
+
+Where no compiler is found the package installs without them and Numba serves. STREAMDISSECT_REQUIRE_EXT=1 makes that an
+error (CI, wheels).
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CLONE_PROBE = """
+#include <stdint.h>
+__attribute__((target_clones("arch=x86-64-v3", "default")))
+static int total(const int *values, int n) { int sum = 0; for (int i = 0; i < n; i++) sum += values[i]; return sum; }
+int main(void) { int values[3] = {1, 2, 3}; return total(values, 3) - 6; }
+"""
+HEADERS = [str(path) for path in sorted(Path("csrc").glob("*.h"))]
+
+
+class BuildKernels(build_ext):
+    """build_ext that probes for CPU clones and can do without a compiler."""
+
+    def build_extensions(self):
+        flags = [] if self.compiler.compiler_type == "msvc" else ["-O3", "-g0", "-fno-trapping-math", "-fno-math-errno", "-Wno-psabi"]
+        macros = [("STREAMDISSECT_CLONES", "1")] if self._has_clones() else []
+        for extension in self.extensions:
+            extension.extra_compile_args += flags
+            extension.define_macros += macros
+        super().build_extensions()
+
+    def build_extension(self, extension):
+        try:
+            super().build_extension(extension)
+        except Exception as error:
+            # Extension(optional=True) does not cover a compiler that is missing altogether (FileNotFoundError).
+            if os.environ.get("STREAMDISSECT_REQUIRE_EXT", "0") not in ("", "0"):
+                raise
+            self.warn(f"{extension.name} was not built ({error}); the Numba kernels will serve")
+
+    def _has_clones(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(CLONE_PROBE)
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder)
+                self.compiler.link_executable(objects, str(Path(folder, "probe")))
+            except Exception:  # whatever the compiler says, it means no
+                return False
+        return True
+
+    def copy_extensions_to_source(self):
+        built = [e for e in self.extensions if Path(self.get_ext_fullpath(e.name)).exists() or self._is_built(e)]
+        self.extensions, everything = built, self.extensions
+        try:
+            super().copy_extensions_to_source()
+        finally:
+            self.extensions = everything
+
+    def _is_built(self, extension):
+        return Path(self.build_lib, self.get_ext_filename(extension.name)).exists()
+
+
+def kernel(name):
+    return Extension(
+        f"streamdissect.kernels.{name}",
+        [f"csrc/{name}.pyx"],
+        include_dirs=["csrc"],
+        depends=HEADERS,
+        extra_compile_args=[],
+        define_macros=[],
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [kernel(name) for name in ("_counting", "_planes", "_tail")],
+        build_dir="build/cython",
+        compiler_directives={"language_level": 3},
+    ),
+    cmdclass={"build_ext": BuildKernels},
+)

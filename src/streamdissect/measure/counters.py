@@ -1,0 +1,144 @@
+"""The counters of one layer: what its units' masks share with each concept (methods 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import AxisWeights, count_maps
+from ..tally import Arrays
+from .planes import ImagePlanes, plane_batch
+
+VERSION = 1
+
+
+class Counters:
+    """int64 sums over images: the same for any batch, thread, shard and order."""
+
+    def __init__(self, n_units: int, n_concepts: int, n_categories: int) -> None:
+        self.n_units, self.n_concepts, self.n_categories = n_units, n_concepts, n_categories
+        self.rows = np.zeros((n_concepts + n_categories + 1, n_units), np.int64)
+        """Concept-major, as the kernels count."""
+        self.chance = np.zeros((n_concepts, n_units), np.int64)
+        """(C, K) sum over images of |M| |L_c|."""
+        self.concept_area = np.zeros(n_concepts, np.int64)
+        """(C,) G[c] = sum over images of |L_c|."""
+        self.category_images = np.zeros(n_categories, np.int64)
+        """(G,) images with a label of the category."""
+        self.category_pixels = np.zeros(n_categories, np.int64)
+        """(G,) their judged pixels."""
+        self.n_images = 0
+        self.n_pixels = 0
+        self.active_maps = 0
+        """Maps with a value above the threshold, of n_images * n_units."""
+
+    @property
+    def intersection(self) -> NDArray[np.int64]:
+        """(K, C) I[k, c] = sum over images of |M_k & L_c|."""
+        return self.rows[: self.n_concepts].T
+
+    @property
+    def unit_area(self) -> NDArray[np.int64]:
+        """(K, G) A[k, g] = sum over images with category g of |M_k|."""
+        return self.rows[self.n_concepts : -1].T
+
+    @property
+    def unit_area_all(self) -> NDArray[np.int64]:
+        """(K,) sum over all images of |M_k|."""
+        return self.rows[-1]
+
+    def add(
+        self,
+        maps: NDArray[Any],
+        highest: NDArray[Any],
+        thresholds: NDArray[np.float32],
+        images: Sequence[ImagePlanes],
+        weights: Mapping[tuple[int, int], tuple[AxisWeights, AxisWeights]],
+        *,
+        or_equal: bool = False,
+        threads: int = 1,
+        backend: str = "auto",
+    ) -> None:
+        """Count the maps (B, K, h, w) of B images.
+
+        Parameters
+        ----------
+        highest : (B, K)
+            Largest value of each map, NaN aside: for the share of active maps.
+        thresholds : float32 (K,)
+        images : B ImagePlanes
+        weights : mask grid -> (row weights, column weights)
+        """
+        begin = 0
+        while begin < len(images):
+            end = begin + 1
+            while end < len(images) and images[end].shape == images[begin].shape:
+                end += 1
+            rows, columns = weights[images[begin].shape]
+            count_maps(
+                maps[begin:end],
+                thresholds,
+                rows,
+                columns,
+                plane_batch(images[begin:end]),
+                self.rows,
+                self.chance,
+                or_equal=or_equal,
+                threads=threads,
+                backend=backend,
+            )
+            begin = end
+        for image in images:
+            self.concept_area[image.present_row] += image.present_area
+            self.category_images += image.category_pixels > 0
+            self.category_pixels += image.category_pixels
+            self.n_pixels += image.shape[0] * image.shape[1]
+        self.n_images += len(images)
+        passed = highest >= thresholds if or_equal else highest > thresholds
+        self.active_maps += int(np.count_nonzero(passed))
+
+    def merge(self, other: Counters) -> None:
+        """Add another part's counts."""
+        if self.rows.shape != other.rows.shape or self.n_concepts != other.n_concepts:
+            raise ValueError(f"counters of {other.rows.shape} cannot join counters of {self.rows.shape}")
+        for name in ("rows", "chance", "concept_area", "category_images", "category_pixels"):
+            getattr(self, name)[...] += getattr(other, name)
+        self.n_images += other.n_images
+        self.n_pixels += other.n_pixels
+        self.active_maps += other.active_maps
+
+    def to_arrays(self) -> Arrays:
+        """The state; intersections and chance as the entries that are not zero, since most concepts are rare."""
+        sparse = {}
+        for name in ("rows", "chance"):
+            flat = getattr(self, name).ravel()
+            index = np.flatnonzero(flat)
+            sparse[f"{name}_index"], sparse[f"{name}_count"] = index, flat[index]
+        scalars = [VERSION, self.n_units, self.n_concepts, self.n_categories]
+        return sparse | {
+            "shape": np.array(scalars, np.int64),
+            "totals": np.array([self.n_images, self.n_pixels, self.active_maps], np.int64),
+            "concept_area": self.concept_area,
+            "category_images": self.category_images,
+            "category_pixels": self.category_pixels,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Inverse of `to_arrays`."""
+        try:
+            version, n_units, n_concepts, n_categories = arrays["shape"].tolist()
+            if version != VERSION:
+                raise ValueError(f"counters of version {version}, expected {VERSION}")
+            counters = cls(n_units, n_concepts, n_categories)
+            for name in ("rows", "chance"):
+                getattr(counters, name).ravel()[arrays[f"{name}_index"]] = arrays[f"{name}_count"]
+            for name in ("concept_area", "category_images", "category_pixels"):
+                getattr(counters, name)[...] = arrays[name]
+            counters.n_images, counters.n_pixels, counters.active_maps = arrays["totals"].tolist()
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"saved counters are cut: {error}") from error
+        return counters
