@@ -40,10 +40,10 @@ cdef extern from "count.h" nogil:
                      uint64_t *)
     void sd_count_image_half(const uint16_t *, int64_t, int64_t, int64_t, const float *, const int32_t *,
                              const int16_t *, int, const sd_axis *, const sd_axis *, const sd_image_labels *,
-                             const sd_scratch *, uint64_t *, int64_t *, int64_t *, int64_t *)
+                             const sd_scratch *, uint64_t *, int64_t *, int64_t *, int64_t *, int64_t *)
     void sd_count_image_float(const float *, int64_t, int64_t, int64_t, const float *, const int32_t *, int,
                               const sd_axis *, const sd_axis *, const sd_image_labels *, const sd_scratch *,
-                              uint64_t *, int64_t *, int64_t *, int64_t *)
+                              uint64_t *, int64_t *, int64_t *, int64_t *, int64_t *)
     int64_t sd_count_words(uint64_t *, int, sd_extent, const sd_image_labels *, int64_t *)
     void sd_add_counts(const sd_image_labels *, const int64_t *, int64_t, int64_t, int64_t, int64_t *, int64_t *)
 
@@ -153,6 +153,7 @@ def count_maps(
     Py_ssize_t unit_end,
     int64_t[:, ::1] counters,               # (C + G + 1, K), added to
     int64_t[:, ::1] chance,                 # (C, K), added to
+    int64_t[::1] active,                    # (K,) maps with a passing value, added to
 ):
     cdef sd_scratch scratch
     cdef sd_image_labels image
@@ -176,11 +177,11 @@ def count_maps(
             if is_half:
                 sd_count_image_half(&half[i, 0, 0], unit_begin, unit_end, n_units, &thresholds[0], &keys[0],
                                     &keys16[0], or_equal, &rows.view, &columns.view, &image, &scratch, bits, count,
-                                    &counters[0, 0], &chance[0, 0])
+                                    &counters[0, 0], &chance[0, 0], &active[0])
             else:
                 sd_count_image_float(&single[i, 0, 0], unit_begin, unit_end, n_units, &thresholds[0], &keys[0],
                                      or_equal, &rows.view, &columns.view, &image, &scratch, bits, count,
-                                     &counters[0, 0], &chance[0, 0])
+                                     &counters[0, 0], &chance[0, 0], &active[0])
     free(bits)
     free(count)
     release(&scratch)

@@ -56,12 +56,13 @@ SD_INLINE void sd_clear(uint64_t *bits, int words, sd_extent extent)
         for (int q = extent.word_begin; q < extent.word_end; q++) bits[(int64_t)y * words + q] = 0;
 }
 
-/* maps: (n_units, h, w) of one image; bits: (mask rows, words) of zeros, left as zeros. */
+/* maps: (n_units, h, w) of one image; bits: (mask rows, words) of zeros, left as zeros; active: (n_units,) maps with a
+   passing value. */
 SD_INLINE void sd_count_image(const void *maps, int is_half, int64_t unit_begin, int64_t unit_end, int64_t n_units,
                               const float *thresholds, const int32_t *keys, const int16_t *keys16, int or_equal,
                               const sd_axis *rows, const sd_axis *columns, const sd_image_labels *labels,
                               const sd_scratch *scratch, uint64_t *bits, int64_t *count, int64_t *counters,
-                              int64_t *chance)
+                              int64_t *chance, int64_t *active)
 {
     const int n = rows->n_source * columns->n_source, words = (columns->n_pixels + 63) / 64;
     for (int64_t k = unit_begin; k < unit_end; k++) {
@@ -70,6 +71,7 @@ SD_INLINE void sd_count_image(const void *maps, int is_half, int64_t unit_begin,
         if (!(is_half ? sd_any_above16((const uint16_t *)map, n, keys16[k])
                       : sd_any_above32((const uint32_t *)map, n, keys[k])))
             continue;
+        active[k]++;
         sd_load_map(map, is_half, rows, columns, scratch);
         const sd_extent extent = sd_mask_map(thresholds[k], keys[k], or_equal, rows, columns, scratch, bits);
         if (extent.y_begin >= extent.y_end) continue;
@@ -83,20 +85,20 @@ SD_CLONED static void sd_count_image_half(const uint16_t *maps, int64_t unit_beg
                                           const float *thresholds, const int32_t *keys, const int16_t *keys16,
                                           int or_equal, const sd_axis *rows, const sd_axis *columns,
                                           const sd_image_labels *labels, const sd_scratch *scratch, uint64_t *bits,
-                                          int64_t *count, int64_t *counters, int64_t *chance)
+                                          int64_t *count, int64_t *counters, int64_t *chance, int64_t *active)
 {
     sd_count_image(maps, 1, unit_begin, unit_end, n_units, thresholds, keys, keys16, or_equal, rows, columns, labels,
-                   scratch, bits, count, counters, chance);
+                   scratch, bits, count, counters, chance, active);
 }
 
 SD_CLONED static void sd_count_image_float(const float *maps, int64_t unit_begin, int64_t unit_end, int64_t n_units,
                                            const float *thresholds, const int32_t *keys, int or_equal,
                                            const sd_axis *rows, const sd_axis *columns, const sd_image_labels *labels,
                                            const sd_scratch *scratch, uint64_t *bits, int64_t *count,
-                                           int64_t *counters, int64_t *chance)
+                                           int64_t *counters, int64_t *chance, int64_t *active)
 {
     sd_count_image(maps, 0, unit_begin, unit_end, n_units, thresholds, keys, 0, or_equal, rows, columns, labels,
-                   scratch, bits, count, counters, chance);
+                   scratch, bits, count, counters, chance, active);
 }
 
 SD_CLONED static void sd_mask_one(const float *map, float threshold, int32_t key, int or_equal, const sd_axis *rows,

@@ -146,7 +146,7 @@ class SyntheticScenes(Dataset):
         return index % 64 != 63
 
     def fingerprint(self) -> str:
-        """blake2b hex digest of the spec, the concepts and the first image, as this version draws it on this machine."""
+        """blake2b hex digest of the spec, the concepts and the first image, as it is drawn on this machine."""
         digest = blake2b(f"{VERSION} {self.spec} {self.concepts.name} {self.concepts.number.tolist()}".encode())
         scene = self._draw(0)
         digest.update(scene.image.tobytes() + scene.maps.tobytes())

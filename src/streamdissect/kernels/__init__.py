@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -41,21 +42,15 @@ def kernel_backend(name: str = "auto") -> ModuleType:
         name = os.environ.get("STREAMDISSECT_KERNELS", "auto")
     if name in ("auto", "cython"):
         try:
-            from . import cython_backend
-
-            return cython_backend
+            return import_module(".cython_backend", __name__)
         except ImportError:
             if name == "cython":
                 raise
         name = "numba"
     if name == "numba":
-        from . import numba_backend
-
-        return numba_backend
+        return import_module(".numba_backend", __name__)
     if name == "reference":
-        from . import reference_backend
-
-        return reference_backend
+        return import_module(".reference_backend", __name__)
     raise ValueError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
 
 
@@ -161,6 +156,7 @@ def count_maps(
     planes: PlaneBatch,
     counters: NDArray[np.int64],
     chance: NDArray[np.int64],
+    active: NDArray[np.int64],
     *,
     or_equal: bool = False,
     threads: int = 1,
@@ -181,6 +177,8 @@ def count_maps(
         Added to: intersections, unit areas by category, unit area over all images.
     chance : int64 (C, K)
         Added to: sum over images of |M| |L_c|.
+    active : int64 (K,)
+        Added to: maps with a value that passes.
     threads : int
         Units are shared out among them; each counter belongs to one thread, so the result is the same for any number.
     """
@@ -190,6 +188,7 @@ def count_maps(
     check(len(thresholds) == n_units, f"{n_units} units, {len(thresholds)} thresholds")
     check(planes.shape == (rows.n_pixels, columns.n_pixels), f"planes are {planes.shape}, the weights for another grid")
     _check_counters(planes, n_images, n_units, counters, chance)
+    check(active.shape == (n_units,) and active.dtype == np.int64, f"active is int64 ({n_units},)")
     if n_images == 0 or n_units == 0:
         return
     module = kernel_backend(backend)
@@ -198,7 +197,7 @@ def count_maps(
 
     def count(begin: int, end: int) -> None:
         module.count_maps(
-            maps, thresholds, keys, keys16, or_equal, rows, columns, prepared, begin, end, counters, chance
+            maps, thresholds, keys, keys16, or_equal, rows, columns, prepared, begin, end, counters, chance, active
         )
 
     edges = np.linspace(0, n_units, max(1, min(threads, n_units)) + 1).astype(int).tolist()
@@ -230,7 +229,7 @@ def count_masks(
 def fill_planes(
     layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64], *, backend: str = "auto"
 ) -> None:
-    """Set in planes (H * words, P) the pixels of `layer` (H, W): pixel number n goes to plane `plane_of[n]`, -1: none."""
+    """Set in planes (H * words, P) the pixels of `layer` (H, W): number n goes to plane `plane_of[n]`, -1: none."""
     check(layer.ndim == 2 and layer.size > 0, f"a label map is (H, W), not {layer.shape}")
     check(plane_of.shape == (65536,), "plane_of has an entry for each of 65536 numbers")
     check(planes.shape[0] == layer.shape[0] * words_of(layer.shape[1]), "planes are of another grid")

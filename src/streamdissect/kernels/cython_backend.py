@@ -83,6 +83,7 @@ def count_maps(
     unit_end: int,
     counters: NDArray[np.int64],
     chance: NDArray[np.int64],
+    active: NDArray[np.int64],
 ) -> None:
     """See kernels.count_maps; units unit_begin..unit_end-1."""
     flat = maps.reshape(*maps.shape[:2], -1)
@@ -103,6 +104,7 @@ def count_maps(
         unit_end,
         counters,
         chance,
+        active,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ class AxisWeights:
         denominator = math.lcm(*(v.denominator for v in clamped))
         if denominator > LARGEST_DENOMINATOR:
             raise ValueError(f"interpolation weights need the denominator {denominator}, more than 2**31")
-        if any(b < a for a, b in zip(clamped, clamped[1:], strict=False)):
+        if any(b < a for a, b in pairwise(clamped)):
             raise ValueError("pixel positions must ascend")
         n_pixels = len(clamped)
         padded = WORD * words_of(n_pixels)

@@ -41,7 +41,8 @@ def mask_map(
         return np.asarray((top @ cells.astype(object) @ left.T) > 0, bool)
 
     finite = np.isfinite(values)
-    integers = np.vectorize(lambda v: int(Fraction(float(v)) * FLOAT_SCALE), otypes=[object])(np.where(finite, values, 0))
+    scaled = np.vectorize(lambda v: int(Fraction(float(v)) * FLOAT_SCALE), otypes=[object])
+    integers = scaled(np.where(finite, values, 0))
     numerator = top @ integers @ left.T
     if np.isinf(threshold):
         mask = np.full(numerator.shape, threshold < 0)

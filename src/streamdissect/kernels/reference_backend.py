@@ -46,6 +46,7 @@ def count_maps(
     unit_end: int,
     counters: NDArray[np.int64],
     chance: NDArray[np.int64],
+    active: NDArray[np.int64],
 ) -> None:
     """See kernels.count_maps; units unit_begin..unit_end-1."""
     units = slice(unit_begin, unit_end)
@@ -54,6 +55,9 @@ def count_maps(
     for image, bits in zip(maps, masks, strict=True):
         reference.mask_maps(image[units].astype(np.float32), thresholds[units], rows, columns, or_equal, bits)
     reference.count_masks(masks, prepared, counters[:, units], chance[:, units])
+    bound = thresholds[units, None, None]
+    passed = maps[:, units] >= bound if or_equal else maps[:, units] > bound
+    active[units] += passed.any(axis=(2, 3)).sum(axis=0)
 
 
 def count_masks(

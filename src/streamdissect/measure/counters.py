@@ -13,6 +13,8 @@ from ..tally import Arrays
 from .planes import ImagePlanes, plane_batch
 
 VERSION = 1
+DENSE = ("concept_area", "category_images", "category_pixels", "active_maps")
+"""Counts that are saved as they are."""
 
 
 class Counters:
@@ -32,8 +34,8 @@ class Counters:
         """(G,) their judged pixels."""
         self.n_images = 0
         self.n_pixels = 0
-        self.active_maps = 0
-        """Maps with a value above the threshold, of n_images * n_units."""
+        self.active_maps = np.zeros(n_units, np.int64)
+        """(K,) maps with a value above the threshold."""
 
     @property
     def intersection(self) -> NDArray[np.int64]:
@@ -48,12 +50,12 @@ class Counters:
     @property
     def unit_area_all(self) -> NDArray[np.int64]:
         """(K,) sum over all images of |M_k|."""
-        return self.rows[-1]
+        area: NDArray[np.int64] = self.rows[-1]
+        return area
 
     def add(
         self,
         maps: NDArray[Any],
-        highest: NDArray[Any],
         thresholds: NDArray[np.float32],
         images: Sequence[ImagePlanes],
         weights: Mapping[tuple[int, int], tuple[AxisWeights, AxisWeights]],
@@ -66,8 +68,6 @@ class Counters:
 
         Parameters
         ----------
-        highest : (B, K)
-            Largest value of each map, NaN aside: for the share of active maps.
         thresholds : float32 (K,)
         images : B ImagePlanes
         weights : mask grid -> (row weights, column weights)
@@ -86,6 +86,7 @@ class Counters:
                 plane_batch(images[begin:end]),
                 self.rows,
                 self.chance,
+                self.active_maps,
                 or_equal=or_equal,
                 threads=threads,
                 backend=backend,
@@ -97,18 +98,15 @@ class Counters:
             self.category_pixels += image.category_pixels
             self.n_pixels += image.shape[0] * image.shape[1]
         self.n_images += len(images)
-        passed = highest >= thresholds if or_equal else highest > thresholds
-        self.active_maps += int(np.count_nonzero(passed))
 
     def merge(self, other: Counters) -> None:
         """Add another part's counts."""
         if self.rows.shape != other.rows.shape or self.n_concepts != other.n_concepts:
             raise ValueError(f"counters of {other.rows.shape} cannot join counters of {self.rows.shape}")
-        for name in ("rows", "chance", "concept_area", "category_images", "category_pixels"):
+        for name in ("rows", "chance", *DENSE):
             getattr(self, name)[...] += getattr(other, name)
         self.n_images += other.n_images
         self.n_pixels += other.n_pixels
-        self.active_maps += other.active_maps
 
     def to_arrays(self) -> Arrays:
         """The state; intersections and chance as the entries that are not zero, since most concepts are rare."""
@@ -120,10 +118,8 @@ class Counters:
         scalars = [VERSION, self.n_units, self.n_concepts, self.n_categories]
         return sparse | {
             "shape": np.array(scalars, np.int64),
-            "totals": np.array([self.n_images, self.n_pixels, self.active_maps], np.int64),
-            "concept_area": self.concept_area,
-            "category_images": self.category_images,
-            "category_pixels": self.category_pixels,
+            "totals": np.array([self.n_images, self.n_pixels], np.int64),
+            **{name: getattr(self, name) for name in DENSE},
         }
 
     @classmethod
@@ -136,9 +132,9 @@ class Counters:
             counters = cls(n_units, n_concepts, n_categories)
             for name in ("rows", "chance"):
                 getattr(counters, name).ravel()[arrays[f"{name}_index"]] = arrays[f"{name}_count"]
-            for name in ("concept_area", "category_images", "category_pixels"):
+            for name in DENSE:
                 getattr(counters, name)[...] = arrays[name]
-            counters.n_images, counters.n_pixels, counters.active_maps = arrays["totals"].tolist()
+            counters.n_images, counters.n_pixels = arrays["totals"].tolist()
         except (KeyError, IndexError) as error:
             raise ValueError(f"saved counters are cut: {error}") from error
         return counters

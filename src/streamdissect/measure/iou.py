@@ -33,7 +33,8 @@ class Scores:
     @property
     def best_iou(self) -> NDArray[np.float64]:
         """(K,) 0 where there is no best concept."""
-        return self.iou.max(axis=1, initial=0.0)
+        best: NDArray[np.float64] = self.iou.max(axis=1, initial=0.0)
+        return best
 
     def best_iou_by_category(self) -> NDArray[np.float64]:
         """(K, G) 0 where there is none."""

@@ -96,8 +96,8 @@ def image_planes(
 
     Notes
     -----
-    A label holds at a pixel if any layer or image-level entry of any category gives it (set semantics); it counts in its
-    primary category.
+    A label holds at a pixel if any layer or image-level entry of any category gives it (set semantics); it counts in
+    its primary category.
     """
     if mask_shape is not None and mask_shape != shape:
         layers = [(category, _resample(layer, mask_shape)) for category, layer in layers]
@@ -154,7 +154,8 @@ def image_planes(
     whole_columns = [c for c in whole_columns if int(rules.category[c]) not in ignored]
 
     present: dict[int, int] = {}
-    for column, pixels in [*zip(plane_column.tolist(), area.tolist(), strict=True), *((c, n_pixels) for c in whole_columns)]:
+    by_plane = zip(plane_column.tolist(), area.tolist(), strict=True)
+    for column, pixels in [*by_plane, *((c, n_pixels) for c in whole_columns)]:
         present[column] = present.get(column, 0) + pixels
     whole_categories = {int(rules.category[c]) for c in whole_columns}
     categories = sorted({int(rules.category[c]) for c in present})

@@ -1,0 +1,1 @@
+"""Network Dissection, streaming and out of core."""
