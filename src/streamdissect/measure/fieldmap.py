@@ -26,7 +26,7 @@ class AxisField:
         return self.offset + (self.size - 1) / 2
 
     def window(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> AxisField:
-        """The field behind a convolution or pooling window of this layer's output; `padding` is that before the axis."""
+        """The field behind a convolution or pooling window on this layer's output; `padding` is that before it."""
         reach = dilation * (kernel - 1)
         return AxisField(self.offset - padding * self.step, self.size + reach * self.step, self.step * stride)
 

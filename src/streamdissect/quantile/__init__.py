@@ -1,1 +1,22 @@
-"""."""
+"""Thresholds T_k: the upper tails of many streams at once, exact and mergeable. Public, usable alone."""
+
+from __future__ import annotations
+
+from .binned import BinnedTail
+from .buffered import BufferedTail
+from .refinement import Refinement, needs_refinement
+from .streams import UnitStreams, tail_rank
+from .thresholds import FLAG_NAMES, Thresholds, find_thresholds, tail_threshold
+
+__all__ = [
+    "FLAG_NAMES",
+    "BinnedTail",
+    "BufferedTail",
+    "Refinement",
+    "Thresholds",
+    "UnitStreams",
+    "find_thresholds",
+    "needs_refinement",
+    "tail_rank",
+    "tail_threshold",
+]

@@ -1,0 +1,85 @@
+"""The upper tail of float32 streams as a buffer of the largest values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tally import Arrays
+from .keys import FLOAT32, NO_KEY
+from .streams import UnitStreams, ragged
+
+SLACK = 64
+"""Values the kernel appends at a time."""
+
+
+class BufferedTail(UnitStreams):
+    """The `capacity` largest values of each unit, exactly (see csrc/tail.h).
+
+    Memory is 4 (2 capacity + 64) bytes a unit: what is appended is cut back when the buffer is full.
+    """
+
+    kind = "buffered"
+
+    def __init__(self, n_units: int, capacity: int, dtype: Any = FLOAT32, backend: str = "auto") -> None:
+        super().__init__(n_units, capacity, dtype, backend)
+        if self.dtype != FLOAT32:
+            raise ValueError("a buffer holds float32 values; for float16 bins take less")
+        self._keys = np.zeros((n_units, room(capacity)), np.int32)
+        self._filled = np.zeros(n_units, np.int64)
+        self._bound = np.full(n_units, NO_KEY, np.int32)
+
+    @staticmethod
+    def state_bytes(n_units: int, capacity: int) -> int:
+        """Memory of the buffers."""
+        return 4 * n_units * room(capacity)
+
+    def _update(self, bits: NDArray[Any], highest: NDArray[np.int32]) -> None:
+        self.kernels.update_buffer(
+            bits, self.capacity, self.counts, self.extremes, self._keys, self._filled, self._bound, highest
+        )
+
+    def largest(self, unit: int) -> NDArray[np.int32]:
+        """Keys of the `capacity` largest values, or of all there are, descending."""
+        return np.sort(self._keys[unit, : self._filled[unit]])[::-1][: self.capacity]
+
+    def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Key of the (m+1)-th largest value of each unit, and how many values lie above it."""
+        found, n_above = np.zeros(self.n_units, np.int64), np.zeros(self.n_units, np.int64)
+        for unit, rank in enumerate(m.tolist()):
+            keys = self.largest(unit)
+            if rank < len(keys):
+                found[unit] = keys[rank]
+                n_above[unit] = np.count_nonzero(keys > keys[rank])
+        return found, n_above
+
+    def _merge(self, other: Self) -> None:
+        for unit in range(self.n_units):
+            self._hold(unit, np.concatenate([self.largest(unit), other.largest(unit)]))
+
+    def _hold(self, unit: int, keys: NDArray[np.int32]) -> None:
+        """Keep the largest of these."""
+        keys = np.sort(keys)[::-1][: self.capacity]
+        self._keys[unit, : len(keys)] = keys
+        self._filled[unit] = len(keys)
+        self._bound[unit] = keys[-1] if len(keys) == self.capacity else NO_KEY
+
+    def _kept(self) -> Arrays:
+        rows = [self.largest(unit) for unit in range(self.n_units)]
+        pointer = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+        return {"pointer": pointer, "keys": np.concatenate(rows)}
+
+    def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        pointer = ragged(arrays, self.n_units, "keys")
+        if np.diff(pointer).max() > self.capacity:
+            raise ValueError("saved streams hold more than their capacity")
+        for unit in range(self.n_units):
+            self._hold(unit, arrays["keys"][pointer[unit] : pointer[unit + 1]].astype(np.int32))
+
+
+def room(capacity: int) -> int:
+    """Values a unit's buffer has place for."""
+    return 2 * capacity + SLACK

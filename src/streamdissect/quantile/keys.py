@@ -1,0 +1,31 @@
+"""Integers in the order of the floats they stand for, as csrc/bits.h makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
+BITS = {FLOAT16: np.dtype(np.uint16), FLOAT32: np.dtype(np.uint32)}
+NO_KEY = -(2**31)
+"""What the kernels give for a map without a number."""
+
+
+def bits_of(values: NDArray[Any]) -> NDArray[Any]:
+    """(B, K, ...) float16 or float32 -> (B, K, n) uint16 or uint32, contiguous, -0.0 folded to +0.0."""
+    values = np.ascontiguousarray(values)
+    flat = values.reshape(*values.shape[:2], -1).view(BITS[values.dtype])
+    negative_zero = flat.dtype.type(1 << (8 * flat.itemsize - 1))
+    is_negative_zero = flat == negative_zero
+    return np.where(is_negative_zero, flat.dtype.type(0), flat) if is_negative_zero.any() else flat
+
+
+def keys_to_values(keys: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float32]:
+    """Keys of numbers of `dtype` -> those numbers, as float32."""
+    if dtype == FLOAT16:
+        narrow = keys.astype(np.int16)
+        return (narrow ^ ((narrow >> 15) & 0x7FFF)).view(np.float16).astype(np.float32)
+    wide = keys.astype(np.int32)
+    return (wide ^ ((wide >> 31) & 0x7FFFFFFF)).view(np.float32)

@@ -1,0 +1,173 @@
+"""What is known of every stream, whatever is kept of its upper tail."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import kernel_backend
+from ..tally import Arrays
+from .keys import BITS, bits_of, keys_to_values
+
+VERSION = 1
+
+
+def tail_rank(tail: Fraction, n: int) -> int:
+    """m = floor(p n): at most so many values may lie above the threshold (methods 1.1)."""
+    return n * tail.numerator // tail.denominator
+
+
+class UnitStreams(ABC):
+    """K streams of equally many values, of which the `capacity` largest stay known.
+
+    Parameters
+    ----------
+    n_units : int
+        K.
+    capacity : int
+        m + 1 for the largest tail that will be asked for. Ranks beyond it are refused.
+    dtype : float16 or float32
+        Of the values.
+    backend : str
+        See `streamdissect.kernels.kernel_backend`.
+    """
+
+    kind: str
+    """Tells states of different classes apart."""
+
+    def __init__(self, n_units: int, capacity: int, dtype: Any, backend: str = "auto") -> None:
+        self.n_units, self.capacity, self.dtype = n_units, capacity, np.dtype(dtype)
+        if self.dtype not in BITS:
+            raise ValueError(f"values are float16 or float32, not {self.dtype}")
+        if n_units < 1 or capacity < 1:
+            raise ValueError(f"{n_units} units, capacity {capacity}: both must be at least 1")
+        self.kernels = kernel_backend(backend)
+        self.n_seen = 0
+        """Values of each unit, NaN included."""
+        self.counts = np.zeros((3, n_units), np.int64)
+        """(3, K) NaN, infinite and zero values."""
+        self.extremes = np.tile(np.array([[2**31 - 1], [-(2**31)]], np.int32), n_units)
+        """(2, K) keys of the smallest and the largest value."""
+
+    def update(self, block: NDArray[Any]) -> NDArray[np.int32]:
+        """Take in values.
+
+        Parameters
+        ----------
+        block : (B, K, ...)
+            Of the dtype declared.
+
+        Returns
+        -------
+        int32 (B, K)
+            Key of the largest value of each map, -2**31 where every value is NaN; see `values_of`.
+        """
+        if block.dtype != self.dtype or block.ndim < 2 or block.shape[1] != self.n_units:
+            raise ValueError(f"a block is {self.dtype} (B, {self.n_units}, ...), not {block.dtype} {block.shape}")
+        highest = np.full(block.shape[:2], -(2**31), np.int32)
+        bits = bits_of(block)
+        if bits.size:
+            self._update(bits, highest)
+            self.n_seen += bits.shape[0] * bits.shape[2]
+        return highest
+
+    @abstractmethod
+    def _update(self, bits: NDArray[Any], highest: NDArray[np.int32]) -> None:
+        """Take in (B, K, n) bits, n > 0."""
+
+    def values_of(self, keys: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Keys -> values."""
+        return keys_to_values(keys, self.dtype)
+
+    @property
+    def n(self) -> NDArray[np.int64]:
+        """(K,) values that are numbers."""
+        return self.n_seen - self.counts[0]
+
+    def ranks(self, tail: Fraction) -> NDArray[np.int64]:
+        """(K,) m = floor(p n); ValueError beyond the capacity."""
+        m = np.array([tail_rank(tail, n) for n in self.n.tolist()], np.int64)
+        if m.max() >= self.capacity:
+            raise ValueError(f"tail {tail} asks for rank {m.max()}, only {self.capacity} values were kept")
+        return m
+
+    @abstractmethod
+    def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Key of the (m+1)-th largest value of each unit, and how many values lie above it."""
+
+    def vmin(self) -> NDArray[np.float32]:
+        """(K,) smallest value; NaN where there is none."""
+        return np.where(self.n > 0, self.values_of(self.extremes[0]), np.float32(np.nan))
+
+    def vmax(self) -> NDArray[np.float32]:
+        """(K,) largest value; NaN where there is none."""
+        return np.where(self.n > 0, self.values_of(self.extremes[1]), np.float32(np.nan))
+
+    def merge(self, other: Self) -> None:
+        """Take in what `other` has seen; ValueError if it keeps something else."""
+        mine, theirs = (
+            (type(s), s.n_units, s.capacity, s.dtype) for s in (self, other)
+        )
+        if mine != theirs:
+            raise ValueError(f"streams {theirs} cannot join streams {mine}")
+        self._merge(other)
+        self.n_seen += other.n_seen
+        self.counts += other.counts
+        np.minimum(self.extremes[0], other.extremes[0], out=self.extremes[0])
+        np.maximum(self.extremes[1], other.extremes[1], out=self.extremes[1])
+
+    @abstractmethod
+    def _merge(self, other: Self) -> None:
+        """Join what is kept of the tails."""
+
+    @abstractmethod
+    def _kept(self) -> Arrays:
+        """What is kept of the tails, in one form for one content."""
+
+    @abstractmethod
+    def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Inverse of `_kept`."""
+
+    def to_arrays(self) -> Arrays:
+        """The state; equal for equal streams, whatever their order and division."""
+        shape = [VERSION, self.n_units, self.capacity, self.n_seen]
+        return {
+            "kind": np.array(f"{self.kind} {self.dtype}"),
+            "shape": np.array(shape, np.int64),
+            "counts": self.counts,
+            "extremes": self.extremes,
+            **self._kept(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], backend: str = "auto") -> Self:
+        """Inverse of `to_arrays`; ValueError for a state that is cut or of another kind or version."""
+        try:
+            kind, _, dtype = str(arrays["kind"]).partition(" ")
+            version, n_units, capacity, n_seen = (int(v) for v in arrays["shape"])
+            if (kind, version) != (cls.kind, VERSION):
+                raise ValueError(f"state {kind} of version {version}, expected {cls.kind} of {VERSION}")
+            streams = cls(n_units, capacity, dtype, backend)
+            streams.n_seen = n_seen
+            for name in ("counts", "extremes"):
+                if arrays[name].shape != getattr(streams, name).shape:
+                    raise ValueError(f"{name} of shape {arrays[name].shape}")
+                getattr(streams, name)[...] = arrays[name]
+            streams._restore(arrays)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"saved streams are cut: {error}") from error
+        return streams
+
+
+def ragged(arrays: Mapping[str, NDArray[Any]], n_units: int, *names: str) -> NDArray[np.int64]:
+    """(K + 1,) pointer of ragged rows, checked against the arrays it points into."""
+    pointer = arrays["pointer"].astype(np.int64)
+    ends_right = pointer.shape == (n_units + 1,) and pointer[0] == 0 and bool(np.all(np.diff(pointer) >= 0))
+    if not ends_right or any(arrays[name].shape != (pointer[-1],) for name in names):
+        raise ValueError("the rows of the saved streams do not fit together")
+    return pointer
