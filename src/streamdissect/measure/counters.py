@@ -72,6 +72,8 @@ class Counters:
         images : B ImagePlanes
         weights : mask grid -> (row weights, column weights)
         """
+        if len(maps) != len(images):
+            raise ValueError(f"maps of {len(maps)} images, labels of {len(images)}")
         begin = 0
         while begin < len(images):
             end = begin + 1
@@ -124,17 +126,35 @@ class Counters:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Inverse of `to_arrays`."""
+        """Inverse of `to_arrays`; ValueError where arrays are missing, damaged or of another version."""
         try:
-            version, n_units, n_concepts, n_categories = arrays["shape"].tolist()
+            version, *sizes = _whole_numbers(arrays, "shape", (4,)).tolist()
             if version != VERSION:
                 raise ValueError(f"counters of version {version}, expected {VERSION}")
-            counters = cls(n_units, n_concepts, n_categories)
+            n_units, n_concepts, n_categories = sizes
+            expected = {"active_maps": (n_units,), "concept_area": (n_concepts,)}
+            expected |= dict.fromkeys(("category_images", "category_pixels"), (n_categories,))
+            dense = {name: _whole_numbers(arrays, name, shape) for name, shape in expected.items()}
+            counters = cls(n_units, n_concepts, n_categories)  # the sizes are those of arrays that exist
+            for name, array in dense.items():
+                getattr(counters, name)[...] = array
             for name in ("rows", "chance"):
-                getattr(counters, name).ravel()[arrays[f"{name}_index"]] = arrays[f"{name}_count"]
-            for name in DENSE:
-                getattr(counters, name)[...] = arrays[name]
-            counters.n_images, counters.n_pixels = arrays["totals"].tolist()
-        except (KeyError, IndexError) as error:
-            raise ValueError(f"saved counters are cut: {error}") from error
+                flat = getattr(counters, name).ravel()
+                index = _whole_numbers(arrays, f"{name}_index", (-1,))
+                count = _whole_numbers(arrays, f"{name}_count", index.shape)
+                if np.any(np.diff(index) <= 0) or np.any(index < 0) or np.any(index >= flat.size):
+                    raise ValueError(f"saved counters are damaged: {name}_index must ascend within 0..{flat.size - 1}")
+                flat[index] = count
+            counters.n_images, counters.n_pixels = _whole_numbers(arrays, "totals", (2,)).tolist()
+        except KeyError as error:
+            raise ValueError(f"saved counters are cut: no {error}") from error
         return counters
+
+
+def _whole_numbers(arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """The saved array of that name, int64 and of that shape; -1: any length."""
+    array = np.asarray(arrays[name])
+    fits = array.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, array.shape, strict=True))
+    if array.dtype != np.int64 or not fits:
+        raise ValueError(f"saved counters are damaged: {name} is {array.dtype} {array.shape}, expected int64 {shape}")
+    return array

@@ -64,7 +64,7 @@ class Scores:
 
 def exceeds_ratio(intersection: NDArray[np.int64], union: NDArray[np.int64], tau: Fraction) -> NDArray[np.bool_]:
     """intersection / union > tau in integers: I * denominator > U * numerator."""
-    largest = int(union.max(initial=0)) * tau.numerator, int(intersection.max(initial=0)) * tau.denominator
+    largest = int(union.max(initial=1)) * tau.numerator, int(intersection.max(initial=1)) * tau.denominator
     if max(largest) < 2**63:
         return intersection * tau.denominator > union * tau.numerator
     return np.asarray(intersection.astype(object) * tau.denominator > union.astype(object) * tau.numerator, bool)
@@ -128,16 +128,14 @@ def score_table(
     def passed(column: NDArray[np.int32]) -> NDArray[np.bool_]:
         if exceeds.shape[1] == 0:
             return np.zeros(column.shape, bool)
-        return (column >= 0) & np.take_along_axis(exceeds, np.maximum(column, 0).reshape(len(column), -1), 1).reshape(
-            column.shape
-        )
+        return (column >= 0) & np.take_along_axis(exceeds, np.maximum(column, 0), axis=1)
 
     return Scores(
         iou=iou,
         union=union,
         best_concept=best,
         best_concept_by_category=by_category,
-        is_detector=passed(best),
+        is_detector=passed(best[:, None])[:, 0],
         is_detector_by_category=passed(by_category),
         exceeds=exceeds,
     )
@@ -145,4 +143,4 @@ def score_table(
 
 def detectable_share(tau: Fraction, mask_share: float) -> tuple[float, float]:
     """Least and largest share of its category's pixels that a concept may cover to be detectable (methods 3.4)."""
-    return float(tau) * mask_share, min(1.0, mask_share / float(tau))
+    return float(tau) * mask_share, min(1.0, mask_share / float(tau)) if tau else 1.0

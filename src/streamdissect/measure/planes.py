@@ -102,6 +102,7 @@ def image_planes(
     if mask_shape is not None and mask_shape != shape:
         layers = [(category, _resample(layer, mask_shape)) for category, layer in layers]
         shape = mask_shape
+    whole = list(whole)
     n_concepts, as_set = rules.n_concepts, rules.multiplicity == "set"
     n_words, n_pixels = shape[0] * words_of(shape[1]), shape[0] * shape[1]
     column_of = rules.columns()
@@ -130,7 +131,7 @@ def image_planes(
 
     plane_column = np.array(columns, np.int32)
     plane_category = rules.category[plane_column] if columns else np.zeros(0, np.int32)
-    ignored = _ignored_pixels(found, rules, n_words)
+    ignored = _ignored_pixels(found, whole, rules, shape)
     for category, ignore in ignored.items():
         planes[:, plane_category == category] &= ~ignore[:, None]
     area = np.bitwise_count(planes).sum(axis=0, dtype=np.int64)
@@ -198,7 +199,10 @@ def _every_pixel(shape: tuple[int, int]) -> NDArray[np.uint64]:
 
 
 def _ignored_pixels(
-    found: Sequence[tuple[NDArray[np.uint16], NDArray[np.int64]]], rules: LabelRules, n_words: int
+    found: Sequence[tuple[NDArray[np.uint16], NDArray[np.int64]]],
+    whole: Iterable[tuple[int, int]],
+    rules: LabelRules,
+    shape: tuple[int, int],
 ) -> dict[int, NDArray[np.uint64]]:
     """Category -> plane of the pixels not judged for it, where there are any."""
     ignored: dict[int, NDArray[np.uint64]] = {}
@@ -206,10 +210,12 @@ def _ignored_pixels(
         number = int(rules.ignore[category])
         plane_of = np.full(65536, -1, np.int32)
         plane_of[number] = 0
-        plane = np.zeros((n_words, 1), np.uint64)
+        plane = np.zeros((shape[0] * words_of(shape[1]), 1), np.uint64)
         for layer, numbers in found:
             if number in numbers:
                 fill_planes(layer, plane_of, plane)
+        if any(number == other for _, other in whole):
+            plane[:, 0] = _every_pixel(shape)
         if plane.any():
             ignored[category] = plane[:, 0]
     return ignored

@@ -6,10 +6,12 @@ from .binned import BinnedTail
 from .buffered import BufferedTail
 from .refinement import Refinement, needs_refinement
 from .streams import UnitStreams, tail_rank
-from .thresholds import FLAG_NAMES, Thresholds, find_thresholds, tail_threshold
+from .thresholds import DEAD, FLAG_NAMES, SPARSE, Thresholds, find_thresholds, tail_threshold
 
 __all__ = [
+    "DEAD",
     "FLAG_NAMES",
+    "SPARSE",
     "BinnedTail",
     "BufferedTail",
     "Refinement",

@@ -110,9 +110,7 @@ class UnitStreams(ABC):
 
     def merge(self, other: Self) -> None:
         """Take in what `other` has seen; ValueError if it keeps something else."""
-        mine, theirs = (
-            (type(s), s.n_units, s.capacity, s.dtype) for s in (self, other)
-        )
+        mine, theirs = ((type(s), s.n_units, s.capacity, s.dtype) for s in (self, other))
         if mine != theirs:
             raise ValueError(f"streams {theirs} cannot join streams {mine}")
         self._merge(other)

@@ -1,0 +1,77 @@
+"""Files that are there whole or not at all: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+ASIDE = ".aside-"
+"""Part of the name of a file that is not finished."""
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The name to write to; on leaving without an exception the file is synced and takes the place of `path`."""
+    path = Path(path)
+    aside = path.with_name(f"{path.name}{ASIDE}{secrets.token_hex(4)}")
+    try:
+        yield aside
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Replace a file."""
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Replace a file by a JSON text; floats read back equal."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def create_json(path: str | os.PathLike[str], value: Any) -> bool:
+    """Create a file, whole from its first moment; False where one of that name exists already."""
+    path = Path(path)
+    aside = path.with_name(f"{path.name}{ASIDE}{secrets.token_hex(4)}")
+    try:
+        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        sync(aside)
+        os.link(aside, path)  # fails if the name is taken, unlike a rename
+        sync(path.parent)
+    except FileExistsError:
+        return False
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+    return True
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """blake2b hex digest (20 bytes) of a file's content."""
+    digest = blake2b(digest_size=20)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

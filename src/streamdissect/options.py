@@ -1,0 +1,188 @@
+"""The options of every command as frozen objects, and how their texts are read. The one home of defaults."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from pathlib import Path
+
+from .errors import BadInput
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RUN = "run"
+"""The run directory where none is named."""
+SHIPPED_MODEL = "shipped"
+SHIPPED_DATA = "synth"
+SHIPPED_LAYERS = ("relu3", "relu4", "relu5")
+
+AMP = ("off", "bf16", "fp16")
+CODECS = ("auto", "none", "zstd", "lz4")
+DTYPES = ("float16", "float32")
+LAYOUTS = ("auto", "nchw", "nhwc", "tokens")
+METHODS = ("exact", "histogram")
+UPSAMPLING = ("rf", "half_pixel", "corners")
+MASK_TESTS = ("gt", "ge")
+
+
+def cpu_count() -> int:
+    """Cores this process may use: what Slurm granted, else the CPU affinity."""
+    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if granted.isdigit() and int(granted) > 0:
+        return int(granted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def default_memory() -> int:
+    """Bytes: the smaller of 4 GiB and half of what the control group, Slurm or the machine grants."""
+    grants = [8 << 30]
+    slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
+    if slurm.isdigit() and int(slurm) > 0:
+        grants.append(int(slurm) << 20)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            grants.append(int(text))
+    if hasattr(os, "sysconf"):
+        grants.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(grants) // 2
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """What every command that works on a run takes."""
+
+    threads: int = field(default_factory=cpu_count)
+    memory: int = field(default_factory=default_memory)
+    """Bytes."""
+    overwrite: bool = False
+    shard: tuple[int, int] | None = None
+    """(worker, of how many), or None: whatever is unclaimed."""
+
+
+@dataclass(frozen=True)
+class ExtractOptions(CommonOptions):
+    """Options of `extract` and `capture`."""
+
+    split: str | None = None
+    limit: int | None = None
+    is_first: bool = False
+    """Whether `limit` takes the first images, not a sample."""
+    seed: int = 0
+    labelled_only: bool = False
+    input_size: tuple[int, int] | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    device: str = "auto"
+    amp: str = "off"
+    batch_size: int = 32
+    workers: int = 2
+    dtype: str = "float16"
+    tails: tuple[Fraction, ...] = (Fraction(1, 200),)
+    thresholds: str = "exact"
+    top_images: int = 20
+    codec: str = "auto"
+    shard_images: int | None = None
+    layout: str = "auto"
+    prefix_tokens: int | None = None
+    grid: tuple[int, int] | None = None
+    allow_nonfinite: bool = False
+    max_disk: int | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class ScoreOptions(CommonOptions):
+    """Options of `score`."""
+
+    tail: Fraction | None = None
+    """None: the first of the tails that `extract` was given."""
+    iou: Fraction = Fraction(1, 25)
+    upsample: str | None = None
+    """None: `rf` for layers whose field map is known, else `half_pixel`."""
+    mask_size: str | tuple[int, int] = "label"
+    union: str = "paper"
+    mask_test: str = "gt"
+    multiplicity: str = "set"
+    unlabelled: str = "negative"
+    backend: str = "auto"
+    name: str | None = None
+
+
+def parse_share(text: str, thing: str) -> Fraction:
+    """A rational in (0, 1): `1/200` or `0.005`, exactly as written."""
+    try:
+        value = Fraction(text) if "/" in text else Fraction(Decimal(text))
+    except (ValueError, InvalidOperation, ZeroDivisionError, OverflowError):
+        value = Fraction(0)
+    if not 0 < value < 1:
+        raise BadInput(thing, repr(text), "a share between 0 and 1, such as 1/200 or 0.005", "correct it")
+    if max(value.numerator, value.denominator) >= 2**31:
+        raise BadInput(thing, repr(text), "a share of less than 2**31 in numerator and denominator", "round it")
+    return value
+
+
+def parse_tails(text: str) -> tuple[Fraction, ...]:
+    """`1/200,1/100`: the first is the default of `score`."""
+    tails = tuple(parse_share(part.strip(), "--tail") for part in text.split(","))
+    if len(set(tails)) != len(tails):
+        raise BadInput("--tail", repr(text), "each tail once", "drop the repeated one")
+    return tails
+
+
+def parse_bytes(text: str, thing: str) -> int:
+    """`4GiB`, `500MB`, `1e9`: a number of bytes, at least 1."""
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?) ?([kmgt]?)(i?)b?", text.strip().lower())
+    try:
+        number = float(match[1]) if match else math.nan
+    except ValueError:
+        number = math.nan
+    if match is None or not (1 <= number < 2**60):
+        raise BadInput(thing, repr(text), "a number of bytes, such as 4GiB or 500MB", "correct it")
+    return int(number * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
+
+
+def parse_size(text: str, thing: str) -> tuple[int, int]:
+    """`112x112`: rows and columns."""
+    match = re.fullmatch(r"(\d{1,5})[x ](\d{1,5})", text.strip())
+    if match is None or not (int(match[1]) and int(match[2])):
+        raise BadInput(thing, repr(text), "rows x columns, such as 112x112", "correct it")
+    return int(match[1]), int(match[2])
+
+
+def parse_mask_size(text: str) -> str | tuple[int, int]:
+    """`label`, `image` or HxW."""
+    return text if text in ("label", "image") else parse_size(text, "--mask-size")
+
+
+def parse_limit(text: str) -> tuple[int, bool]:
+    """`500` (a seeded sample) or `first:500`: the number, and whether it means the first."""
+    head, colon, number = text.rpartition(":")
+    if head not in ("", "first") or (colon and not head) or not number.isdigit() or int(number) < 1:
+        raise BadInput("--limit", repr(text), "a number of images, or first:NUMBER", "correct it")
+    return int(number), head == "first"
+
+
+def parse_shard(text: str) -> tuple[int, int] | None:
+    """`0/4`: worker 0 of 4; `array`: this task of a Slurm array; `none`: all shards."""
+    if text == "none":
+        return None
+    if text == "array":
+        names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_STEP")
+        found = [os.environ.get(name, "1" if name.endswith("STEP") else "") for name in names]
+        if not all(value.isdigit() for value in found):
+            remedy = "submit with sbatch --array=0-3, or give --shard i/n"
+            raise BadInput("--shard", "'array'", "a task of a Slurm array (SLURM_ARRAY_TASK_ID)", remedy)
+        task, first, last, step = map(int, found)
+        return (task - first) // step, (last - first) // step + 1
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 0 <= int(match[1]) < int(match[2]):
+        raise BadInput("--shard", repr(text), "i/n with i from 0 to n - 1, array or none", "correct it")
+    return int(match[1]), int(match[2])

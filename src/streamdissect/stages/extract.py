@@ -1,0 +1,250 @@
+"""Forward passes over a dataset into a run: activations, thresholds' state, top images."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ..data.dataset import Dataset
+from ..data.opening import open_dataset
+from ..errors import BadInput
+from ..models import field_maps, load_model, resolve_layers
+from ..models.layers import LayerRef
+from ..models.loading import LoadedModel
+from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions
+from ..store.activations import ActivationStore
+from ..store.claims import Claims
+from ..store.partials import Ledger
+from ..store.rundir import RunDir
+from .control import Control
+from .forward import Network, iter_images, torch_threads
+from .planning import Plan, plan_run, require_identity
+from .recording import Recorder, layers_of, recover_commits, store_of
+from .selection import choose_images, choose_input_size
+
+IDENTITY_OPTIONS = (
+    "dtype",
+    "mean",
+    "std",
+    "amp",
+    "batch_size",
+    "split",
+    "limit",
+    "is_first",
+    "seed",
+    "labelled_only",
+    "tails",
+    "thresholds",
+    "layout",
+    "prefix_tokens",
+    "grid",
+    "allow_nonfinite",
+    "top_images",
+    "codec",
+    "shard_images",
+)
+"""Options that belong to a run's identity; the rest may change from one call to the next."""
+
+
+def extract(
+    model: nn.Module | str = SHIPPED_MODEL,
+    data: Dataset | str | os.PathLike[str] = SHIPPED_DATA,
+    layers: Sequence[str] = SHIPPED_LAYERS,
+    out: str | os.PathLike[str] = RUN,
+    *,
+    weights: str | None = None,
+    options: ExtractOptions | None = None,
+    control: Control | None = None,
+    **named: Any,
+) -> RunDir:
+    """Record the activations of a network's layers on a labelled image set.
+
+    Parameters
+    ----------
+    model : nn.Module or str
+        A module, or `package.module:callable`, `path/file.py:callable`; by default the network that comes with the
+        package.
+    data : Dataset, str or path
+        See `open_dataset`.
+    layers : sequence of str
+        Dotted module names, globs, `NAME:relu`, `NAME:input`.
+    out : path
+        The run. The same call again resumes a run, or finds it finished.
+    weights : str, optional
+        A checkpoint file, or `random`.
+    options : ExtractOptions, optional
+    control : Control, optional
+        Hears of progress and is asked whether to stop.
+    **named
+        Fields of `ExtractOptions`, over those of `options`.
+
+    Returns
+    -------
+    RunDir
+        Of which this process has done its part; other processes may still be at work on theirs.
+
+    Raises
+    ------
+    BadInput
+        Something given cannot be used, or the run at `out` is another one.
+    Stopped
+        `control` asked for it; the same call resumes.
+
+    Notes
+    -----
+    Source: methods 1.4, 1.5. Batches never cross a shard, so activations do not depend on how shards are shared out.
+    """
+    control = control or Control()
+    work = prepare(model, data, layers, weights, replace(options or ExtractOptions(), **named))
+    if work.options.overwrite and RunDir.exists(out):
+        RunDir(out).remove()
+    if RunDir.exists(out):
+        run = RunDir(out)
+    else:
+        refuse_other_content(out)
+        run = RunDir.create(out, plan_work(work, control).manifest)
+    require_identity(run, work.identity)
+    with torch_threads(work.options.threads):
+        record_shards(run, work, control)
+    return run
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything an extraction needs, opened and checked."""
+
+    dataset: Dataset
+    loaded: LoadedModel
+    refs: list[LayerRef]
+    network: Network
+    images: NDArray[np.int64]
+    """(N,) indices into the dataset."""
+    size: tuple[int, int]
+    """Of the network's input."""
+    options: ExtractOptions
+    identity: dict[str, Any]
+    """What makes two runs the same run; activations depend on all of it and on nothing else."""
+
+
+def prepare(
+    model: nn.Module | str,
+    data: Dataset | str | os.PathLike[str],
+    layers: Sequence[str],
+    weights: str | None,
+    options: ExtractOptions,
+) -> Work:
+    """Open the data and the model, choose images and layers."""
+    dataset = data if isinstance(data, Dataset) else open_dataset(data)
+    loaded = load_model(model, weights, options.seed)
+    refs = resolve_layers(loaded.module, list(layers))
+    images = choose_images(dataset, options)
+    size = choose_input_size(dataset, images, options.input_size)
+    network = Network(loaded.module, refs, options)
+    identity = {
+        "model": loaded.spec,
+        "state": loaded.state_hash,
+        "data": dataset.fingerprint(),
+        "layers": [ref.name for ref in refs],
+        "input_size": list(size),
+        "device": network.device.type,
+        "torch_threads": options.threads,
+        **{name: plain(getattr(options, name)) for name in IDENTITY_OPTIONS},
+    }
+    return Work(dataset, loaded, refs, network, images, size, options, identity)
+
+
+def plan_work(work: Work, control: Control) -> Plan:
+    """What the run will be, from a forward pass over its first images. Makes nothing."""
+    first = work.images[: work.options.batch_size].tolist()
+    with torch_threads(work.options.threads):
+        samples = work.network.activations(list(iter_images(work.dataset, first, work.size, work.options.workers)))
+        fields = field_maps(work.network.module, work.refs, work.size)
+    about = {
+        "model": {"spec": work.loaded.spec, "weights": work.loaded.weights},
+        "data": {"spec": work.dataset.spec, "images": len(work.dataset)},
+    }
+    return plan_run(work.identity, about, samples, fields, len(work.images), work.size, work.options, control)
+
+
+def record_shards(run: RunDir, work: Work, control: Control) -> None:
+    """Do every shard that is this worker's, unclaimed and not finished."""
+    ledger, store = run.ledger("extract"), store_of(run)
+    ledger.create()
+    store.create()
+    recover_commits(ledger)
+    shards = own_shards(run.n_shards, work.options.shard)
+    total = sum(len(run.rows(shard)) for shard in shards)
+    with Claims(ledger.claims_folder) as claims, control.metering("extract", total, "image") as meter:
+        recorder = Recorder(run, claims)
+        try:
+            for shard in shards:
+                control.check()
+                if not is_whole(ledger, store, shard) and claims.take(shard):
+                    commit = ledger.read(shard)
+                    images = work.images[run.rows(shard).start : run.rows(shard).stop].tolist()
+                    if commit is None:
+                        maps, seconds = forward_shard(run, work, images, control)
+                        recorder.record(shard, maps, images, seconds)
+                    elif not is_whole(ledger, store, shard):
+                        recorder.repair(shard, forward_shard(run, work, images, control)[0], commit)
+                meter.advance(len(run.rows(shard)))
+        finally:
+            recorder.flush()
+
+
+def is_whole(ledger: Ledger, store: ActivationStore, shard: int) -> bool:
+    """Whether a shard is committed and its files are there, of the right size."""
+    commit = ledger.read(shard)
+    if commit is None:
+        return False
+    return not any(store.find_damage(name, shard, file, thorough=False) for name, file in commit["files"].items())
+
+
+def forward_shard(
+    run: RunDir, work: Work, images: list[int], control: Control
+) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+    """Activations (B, K, h, w) of one shard by layer, and what decoding and the forward passes took."""
+    maps = {spec.name: np.empty((len(images), spec.n_units, *spec.grid), spec.dtype) for spec in layers_of(run)}
+    seconds = {"decode": 0.0, "forward": 0.0}
+    source = iter_images(work.dataset, images, work.size, work.options.workers)
+    for start in range(0, len(images), work.options.batch_size):
+        begin = time.perf_counter()
+        batch = list(islice(source, work.options.batch_size))
+        decoded = time.perf_counter()
+        for name, found in work.network.activations(batch).items():
+            if found.shape[1:] != maps[name].shape[1:]:
+                got, expected = (" x ".join(map(str, shape)) for shape in (found.shape[1:], maps[name].shape[1:]))
+                raise BadInput(f"layer {name}", f"activations of {got}", f"{expected} as at first", "check the model")
+            maps[name][start : start + len(batch)] = found
+        seconds["decode"] += decoded - begin
+        seconds["forward"] += time.perf_counter() - decoded
+        control.check()
+    return maps, seconds
+
+
+def own_shards(n_shards: int, shard: tuple[int, int] | None) -> list[int]:
+    """Shards of worker i of n: every n-th one; without a worker all of them."""
+    worker, n_workers = shard or (0, 1)
+    return list(range(worker, n_shards, n_workers))
+
+
+def plain(value: Any) -> Any:
+    """An option for run.json."""
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
+    return str(value) if isinstance(value, Fraction) else value
+
+
+def refuse_other_content(out: str | os.PathLike[str]) -> None:
+    """A run is made in a new or empty directory."""
+    if os.path.exists(out) and (not os.path.isdir(out) or any(os.scandir(out))):
+        raise BadInput("--out", repr(os.fspath(out)), "a run, or a new or empty directory", "choose another --out")

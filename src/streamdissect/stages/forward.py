@@ -1,0 +1,150 @@
+"""Images into a network, activations out: decoding ahead, preprocessing, the forward pass, the stored form."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from ..data.dataset import Dataset
+from ..errors import BadInput
+from ..models.hooks import ActivationHooks
+from ..models.layers import LayerRef
+from ..options import ExtractOptions
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LARGEST_FLOAT16 = 65504.0
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: CUDA, else Apple's GPU, else the CPU. BadInput for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadInput("--device", repr(name), f"a device of this machine ({reason})", "use auto or cpu") from error
+    return device
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """PyTorch on n threads, then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def iter_images(
+    data: Dataset, images: Sequence[int], size: tuple[int, int], workers: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Images (rows, columns, 3) in order, resized bilinearly by Pillow, decoded ahead by threads.
+
+    Decoding and resizing leave the interpreter's lock alone, so threads do, and an error comes out where it happened.
+    """
+
+    def load(index: int) -> NDArray[np.uint8]:
+        image = data.image(index)
+        if image.shape[:2] != size:
+            picture = Image.fromarray(image)
+            image = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        return image
+
+    if workers == 0:
+        yield from map(load, images)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        ahead: deque[Future[NDArray[np.uint8]]] = deque()
+        try:
+            for index in images:
+                ahead.append(pool.submit(load, index))
+                if len(ahead) > 2 * workers + 2:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+class Network:
+    """A model on a device with hooks on the layers that are recorded.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In evaluation mode; moved to the device.
+    refs : list of LayerRef
+    options : ExtractOptions
+    """
+
+    def __init__(self, module: nn.Module, refs: list[LayerRef], options: ExtractOptions) -> None:
+        self.device = choose_device(options.device)
+        self.module = module.to(self.device)
+        self.names = [ref.name for ref in refs]
+        self.options = options
+        self._hooks = ActivationHooks(self.module, refs, options.layout, options.prefix_tokens, options.grid)
+        shape = (1, 3, 1, 1)
+        self._mean = torch.tensor(options.mean, device=self.device).reshape(shape)
+        self._std = torch.tensor(options.std, device=self.device).reshape(shape)
+
+    def activations(self, images: list[NDArray[np.uint8]]) -> dict[str, NDArray[np.generic]]:
+        """Stored form of every layer's activations (B, K, h, w) for B images of one size."""
+        batch = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        batch = (batch.to(torch.float32) / 255 - self._mean) / self._std
+        amp = AMP_DTYPES.get(self.options.amp)
+        casting = nullcontext() if amp is None else torch.autocast(self.device.type, dtype=amp)
+        with torch.inference_mode(), casting, self._hooks as hooks:
+            self.module(batch.contiguous())
+            found = hooks.take()
+        return {
+            name: to_stored(found[name], name, self.options.dtype, self.options.allow_nonfinite) for name in self.names
+        }
+
+
+def to_stored(maps: Tensor, layer: str, dtype: str, allow_nonfinite: bool) -> NDArray[np.generic]:
+    """Activations (B, K, h, w) as they are stored: rounded to `dtype`, -0.0 as +0.0, in C order.
+
+    Raises
+    ------
+    BadInput
+        A finite value overflows float16, or a value is not finite where that is not allowed.
+    """
+    stored = maps.to(torch.float16 if dtype == "float16" else torch.float32)
+    stored = (stored + 0.0).contiguous()  # -0.0 + 0.0 is +0.0
+    finite = torch.isfinite(stored)
+    if not bool(finite.all()):
+        was_finite = torch.isfinite(maps)
+        overflowed = was_finite & ~finite
+        if bool(overflowed.any()):
+            unit, value = first_of(maps, overflowed)
+            raise BadInput(
+                f"layer {layer}, unit {unit}",
+                f"the activation {value:g}",
+                f"at most {LARGEST_FLOAT16:g} in float16",
+                "store it with --dtype float32",
+            )
+        if not allow_nonfinite:
+            unit, value = first_of(maps, ~was_finite)
+            remedy = "check the model and its weights, or give --allow-nonfinite"
+            raise BadInput(f"layer {layer}, unit {unit}", f"the activation {value:g}", "a finite number", remedy)
+    result: NDArray[np.generic] = stored.cpu().numpy()
+    return result
+
+
+def first_of(maps: Tensor, where: Tensor) -> tuple[int, float]:
+    """Unit and value of the first map value that a mask marks."""
+    at = tuple(where.nonzero()[0].tolist())
+    return at[1], float(maps[at])

@@ -1,0 +1,99 @@
+"""Label planes of the images of a shard, kept in the run once they are built."""
+
+from __future__ import annotations
+
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import write_bytes
+from ..data.dataset import Dataset
+from ..errors import BadInput, IncompleteRun
+from ..measure.planes import ImagePlanes, LabelRules, image_planes
+from ..store.partials import load_arrays, under_prefix, with_prefix
+from ..store.rundir import RunDir
+
+VERSION = 1
+
+
+class LabelPlanes:
+    """Builds and keeps the planes of a run's images under one set of rules.
+
+    Parameters
+    ----------
+    run : RunDir
+    data : Dataset
+    rules : LabelRules
+    mask_size : str or (H, W)
+        `label`: the size of the label maps; `image`: that of the image.
+    threads : int
+        That decode label maps.
+    """
+
+    def __init__(
+        self, run: RunDir, data: Dataset, rules: LabelRules, mask_size: str | tuple[int, int], threads: int
+    ) -> None:
+        self._data, self._rules, self._mask_size, self._threads = data, rules, mask_size, threads
+        digest = blake2b(digest_size=12)
+        about = [VERSION, data.fingerprint(), rules.union, rules.multiplicity, rules.unlabelled, mask_size]
+        digest.update(json.dumps(about).encode())
+        for array in (rules.number, rules.category, rules.ignore):
+            digest.update(array.tobytes())
+        self._folder = run.planes_path / digest.hexdigest()
+
+    def of_shard(self, shard: int, images: NDArray[np.int64]) -> list[ImagePlanes]:
+        """Planes of the images (indices into the dataset) of a shard's rows."""
+        path = self._folder / f"{shard:06d}.npz"
+        if path.exists():
+            try:
+                return unpack_planes(load_arrays(path), images)
+            except (IncompleteRun, ValueError):
+                path.unlink()  # it can be built again
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="labels") as pool:
+            planes = list(pool.map(self.of_image, images.tolist()))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        save_planes(path, planes, images)
+        return planes
+
+    def of_image(self, index: int) -> ImagePlanes:
+        """Planes of one image."""
+        labels = self._data.labels(index)
+        size = self._mask_size
+        grid = None if size == "label" else self._data.image_size(index) if isinstance(size, str) else size
+        try:
+            return image_planes(labels.shape, labels.layers, labels.whole, self._rules, grid)
+        except ValueError as error:
+            raise BadInput(
+                f"labels of {self._data.names[index]}", str(error), "label maps of one size", "correct them"
+            ) from error
+
+
+def save_planes(path: Path, planes: list[ImagePlanes], images: NDArray[np.int64]) -> None:
+    """Save the planes of a shard, compressed: mostly runs of zeros and ones."""
+    arrays: dict[str, NDArray[Any]] = {"images": images}
+    for i, image in enumerate(planes):
+        arrays |= with_prefix(str(i), {f.name: np.asarray(getattr(image, f.name)) for f in fields(ImagePlanes)})
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def unpack_planes(arrays: dict[str, NDArray[Any]], images: NDArray[np.int64]) -> list[ImagePlanes]:
+    """Inverse of `save_planes`; ValueError for other images or missing parts."""
+    if not np.array_equal(arrays.get("images"), images):
+        raise ValueError("planes of other images")
+    found = []
+    for i in range(len(images)):
+        parts = under_prefix(str(i), arrays)
+        if parts.keys() != {f.name for f in fields(ImagePlanes)}:
+            raise ValueError("planes are cut")
+        rows, columns = parts.pop("shape").tolist()
+        found.append(ImagePlanes(shape=(rows, columns), **parts))
+    return found

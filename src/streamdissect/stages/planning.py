@@ -1,0 +1,190 @@
+"""What a run will be, decided before the work: its identity, its layers, its shards, its memory and disk."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..errors import BadInput
+from ..measure.fieldmap import FieldMap
+from ..options import ExtractOptions
+from ..quantile import BinnedTail, BufferedTail, tail_rank
+from ..store.activations import LayerArray, choose_chunk, choose_codec
+from ..store.rundir import RunDir
+from .control import Control
+
+SHARD_BYTES = 64 << 20
+"""Activations of all layers in one shard, by default."""
+STATE_PART, SHARD_PART = 2, 8
+"""Parts of the memory that buffered thresholds and a shard may take."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it is made."""
+
+    manifest: dict[str, Any]
+    """Content of run.json."""
+    shard_bytes: int
+    total_bytes: int
+    """Of activations, before compression."""
+
+    def describe(self) -> str:
+        """The plan in a few lines."""
+        plan = self.manifest["plan"]
+        lines = [
+            f"{plan['n_images']} images in {plan['n_shards']} shards of {plan['shard_images']}, "
+            f"{self.shard_bytes / 1e6:.1f} MB each, {self.total_bytes / 1e6:.1f} MB in all before compression"
+        ]
+        for layer in self.manifest["layers"]:
+            spec, field = LayerArray.from_json(layer["array"]), layer["field"]
+            lines.append(
+                f"  {spec.name}: {spec.n_units} units, {spec.grid[0]}x{spec.grid[1]}, {spec.dtype}, "
+                f"codec {spec.codec}, {spec.chunk_images} images a chunk, field {field['text'] if field else 'unknown'}"
+            )
+        return "\n".join(lines)
+
+
+def plan_run(
+    identity: dict[str, Any],
+    about: dict[str, Any],
+    samples: dict[str, NDArray[Any]],
+    fields: dict[str, FieldMap | None],
+    n_images: int,
+    input_size: tuple[int, int],
+    options: ExtractOptions,
+    control: Control,
+) -> Plan:
+    """Decide everything that stays fixed over a run.
+
+    Parameters
+    ----------
+    identity : dict
+        What makes two runs the same run; goes into run.json.
+    about : dict
+        Where model and data were found; goes there too.
+    samples : layer -> (B, K, h, w)
+        Stored activations of the first images.
+    fields : layer -> FieldMap or None
+    input_size : (rows, columns)
+        Of the network's input.
+
+    Raises
+    ------
+    BadInput
+        The memory does not do, or the store would exceed `options.max_disk`.
+    """
+    image_bytes = sum(sample[0].nbytes for sample in samples.values())
+    shard_images = options.shard_images or fit_shard(image_bytes, n_images, options)
+    if image_bytes * shard_images > options.memory // 2:
+        raise BadInput(
+            "--memory",
+            f"{options.memory} bytes for shards of {image_bytes * shard_images}",
+            "at least twice a shard",
+            "raise it, or give a smaller --shard-images",
+        )
+    layers = []
+    for name, sample in samples.items():
+        _, n_units, h, w = sample.shape
+        chunk = choose_chunk(shard_images, sample[0].nbytes)
+        codec = choose_codec(sample) if options.codec == "auto" else options.codec
+        spec = LayerArray(name, n_units, (h, w), str(sample.dtype), codec, chunk)
+        kind, capacity = choose_streams(spec, n_images, options, len(samples), control)
+        layers.append(
+            {
+                "array": spec.to_json(),
+                "streams": {"kind": kind, "capacity": capacity},
+                "field": describe_field(fields[name]),
+            }
+        )
+    total = image_bytes * n_images
+    if options.max_disk is not None and total > options.max_disk:
+        got = f"{total} bytes of activations before compression"
+        remedy = "raise it, or take fewer images (--limit) or layers"
+        raise BadInput("--max-disk", got, f"at most {options.max_disk}", remedy)
+    manifest = {
+        "identity": identity,
+        **about,
+        "plan": {
+            "n_images": n_images,
+            "shard_images": shard_images,
+            "n_shards": -(-n_images // shard_images),
+            "input_size": list(input_size),
+            "top_images": options.top_images,
+        },
+        "layers": layers,
+        "versions": versions(),
+    }
+    return Plan(manifest, image_bytes * min(shard_images, n_images), total)
+
+
+def fit_shard(image_bytes: int, n_images: int, options: ExtractOptions) -> int:
+    """Images to a shard: whole batches of about SHARD_BYTES, fewer where the memory or the run is small."""
+    most = max(1, min(SHARD_BYTES, options.memory // SHARD_PART) // image_bytes)
+    most = min(most, n_images)
+    return most // options.batch_size * options.batch_size or most
+
+
+def choose_streams(
+    spec: LayerArray, n_images: int, options: ExtractOptions, n_layers: int, control: Control
+) -> tuple[str, int]:
+    """Kind and capacity of a layer's streams: exact in one pass where the memory does."""
+    n = n_images * spec.grid[0] * spec.grid[1]
+    capacity = n + 1 if options.thresholds == "histogram" else max(tail_rank(p, n) for p in options.tails) + 1
+    if spec.dtype == "float16" or options.thresholds == "histogram":
+        return BinnedTail.kind, capacity
+    needed = BufferedTail.state_bytes(spec.n_units, capacity)
+    if needed > options.memory // STATE_PART // n_layers:
+        control.say(
+            f"layer {spec.name}: the exact float32 thresholds would take {needed / 1e6:.0f} MB in one pass, more than "
+            f"--memory allows; they are found exactly in two (histogram, then a second pass when scoring)"
+        )
+        return BinnedTail.kind, capacity
+    return BufferedTail.kind, capacity
+
+
+def describe_field(field: FieldMap | None) -> dict[str, Any] | None:
+    """A field map for run.json."""
+    if field is None:
+        return None
+    return {
+        "rows": field.rows.to_json(),
+        "columns": field.columns.to_json(),
+        "source": field.source,
+        "global": field.is_global,
+        "text": str(field),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what bears on the numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("streamdissect", "torch", "numpy", "zarr", "h5py", "Pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def require_identity(run: RunDir, identity: dict[str, Any]) -> None:
+    """BadInput naming the first field in which a run differs from what was asked for."""
+    made = run.manifest["identity"]
+    for key in sorted(made.keys() | identity.keys()):
+        if made.get(key) != identity.get(key):
+            raise BadInput(
+                f"run {run.path}, {key.replace('_', ' ')}",
+                shorten(identity.get(key)),
+                f"{shorten(made.get(key))} as when it was made",
+                "use another --out, or start anew with --overwrite",
+            )
+
+
+def shorten(value: Any) -> str:
+    """A value for a message of one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,215 @@
+"""Shards of activations into a run: the store, the thresholds' state, the top images, the commits."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import IncompleteRun
+from ..measure.topimages import TopImages
+from ..quantile import BinnedTail, BufferedTail, UnitStreams
+from ..store.activations import ActivationStore, LayerArray
+from ..store.claims import Claims
+from ..store.partials import Ledger, load_arrays, name_shards, save_arrays, under_prefix, with_prefix
+from ..store.rundir import RunDir
+
+COMMIT_SECONDS = 5.0
+"""What a kill may cost: shards are committed together with the state they went into, at least this often."""
+STATE_SHARE = 10
+"""The state is saved at most one part in so many of the time."""
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """How a layer's thresholds are found: fixed when the run is made."""
+
+    kind: str
+    capacity: int
+
+    def streams(self, layer: LayerArray) -> UnitStreams:
+        """Fresh streams for a layer."""
+        return STREAMS[self.kind](layer.n_units, self.capacity, layer.dtype)
+
+
+STREAMS: dict[str, type[UnitStreams]] = {cls.kind: cls for cls in (BinnedTail, BufferedTail)}
+
+
+def layers_of(run: RunDir) -> list[LayerArray]:
+    """The layers of a run, in order."""
+    return [LayerArray.from_json(layer["array"]) for layer in run.manifest["layers"]]
+
+
+def store_of(run: RunDir) -> ActivationStore:
+    """The activations of a run."""
+    plan = run.manifest["plan"]
+    return ActivationStore(run.activations_path, layers_of(run), int(plan["n_images"]), int(plan["shard_images"]))
+
+
+class Recorder:
+    """Takes whole shards and commits them, with the tallies of this process.
+
+    Parameters
+    ----------
+    run : RunDir
+    claims : Claims
+        Of the stage `extract`; shards are recorded only under a claim.
+    """
+
+    def __init__(self, run: RunDir, claims: Claims) -> None:
+        self.run, self.claims = run, claims
+        self.store, self.ledger = store_of(run), run.ledger("extract")
+        n_top = int(run.manifest["plan"]["top_images"])
+        self._layers = layers_of(run)
+        self._streams = [
+            StreamPlan(**layer["streams"]).streams(spec)
+            for layer, spec in zip(run.manifest["layers"], self._layers, strict=True)
+        ]
+        self._top = [TopImages(spec.n_units, n_top) for spec in self._layers]
+        self._held: list[int] = []
+        """Shards in this process's state."""
+        self._pending: dict[int, dict[str, Any]] = {}
+        """Commits of those that are not committed yet."""
+        self._is_whole = True
+        """False while a shard is half in the state: then the state is not to be saved."""
+        self._saved_at = time.monotonic()
+        self._save_seconds = 0.0
+
+    def record(
+        self, shard: int, maps: Mapping[str, NDArray[Any]], images: Sequence[int], seconds: Mapping[str, float]
+    ) -> None:
+        """Store one shard: maps (B, K, h, w) by layer, the dataset's index of each row, what it took so far."""
+        begin = time.perf_counter()
+        rows = np.array(self.run.rows(shard), np.int64)
+        files = {spec.name: self.store.write(spec.name, shard, maps[spec.name]) for spec in self._layers}
+        written = time.perf_counter()
+        self._is_whole = False
+        for j, spec in enumerate(self._layers):
+            highest = self._streams[j].update(maps[spec.name])
+            self._top[j].add(highest, rows)
+        counted = time.perf_counter()
+        took = {**seconds, "write": written - begin, "thresholds": counted - written}
+        self._is_whole = True
+        self._held.append(shard)
+        self._pending[shard] = {
+            "images": [int(index) for index in images],
+            "files": files,
+            "seconds": {key: round(value, 6) for key, value in took.items()},
+        }
+        since = time.monotonic() - self._saved_at
+        if since > max(COMMIT_SECONDS, STATE_SHARE * self._save_seconds):
+            self.flush()
+
+    def repair(self, shard: int, maps: Mapping[str, NDArray[Any]], commit: dict[str, Any]) -> None:
+        """Write a committed shard's files anew; they must come out as they were, since the state holds them already."""
+        for spec in self._layers:
+            written = self.store.write(spec.name, shard, maps[spec.name])
+            if written != commit["files"][spec.name]:
+                path = self.store.file(spec.name, shard)
+                raise IncompleteRun(f"{path}: came out different from its commit; extract again with --overwrite")
+
+    def flush(self) -> None:
+        """Save the state, then commit the shards it holds."""
+        if not self._pending or not self._is_whole:
+            return
+        if lost := [shard for shard in self._pending if not self.claims.holds(shard)]:
+            raise IncompleteRun(
+                f"{name_shards(lost, self.run.n_shards)} taken over by another process: this one was "
+                "thought dead; run the same command again"
+            )
+        begin = time.monotonic()
+        arrays: dict[str, NDArray[Any]] = {
+            "held": np.array(self._held, np.int64),
+            "commits": np.array(json.dumps(self._pending)),
+            "peak_bytes": np.array(peak_bytes()),
+        }
+        for j in range(len(self._layers)):
+            arrays |= with_prefix(f"streams{j}", self._streams[j].to_arrays())
+            arrays |= with_prefix(f"top{j}", self._top[j].to_arrays())
+        save_arrays(self.ledger.worker_path(self.claims.owner["token"]), arrays)
+        for shard, content in self._pending.items():
+            self.ledger.commit(shard, content)
+            self.claims.release(shard)
+        self._pending = {}
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - begin
+
+
+def recover_commits(ledger: Ledger) -> None:
+    """Commit the shards whose process died between saving its state and saying so."""
+    for path in ledger.worker_paths():
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                pending = json.loads(str(file["commits"]))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise damaged_state(path, error) from error
+        for shard, content in pending.items():
+            if not ledger.is_done(int(shard)):
+                ledger.commit(int(shard), content)
+
+
+def damaged_state(path: Path, error: Exception) -> IncompleteRun:
+    """A worker's state cannot be made good: what it held is known nowhere else."""
+    return IncompleteRun(f"{path}: damaged ({error}); extract again with --overwrite")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The merged state of all workers, and the commits of all shards."""
+
+    streams: list[UnitStreams]
+    top: list[TopImages]
+    images: NDArray[np.int64]
+    """(N,) the dataset's index of each row."""
+    seconds: dict[str, float]
+    peak_bytes: int
+
+
+def read_recorded(run: RunDir) -> Recorded:
+    """Merge what the workers left. IncompleteRun where shards are missing, damaged or held twice."""
+    ledger = run.ledger("extract")
+    recover_commits(ledger)
+    commits = list(ledger.commits())
+    store = store_of(run)
+    for shard, commit in enumerate(commits):
+        for name, expected in commit["files"].items():
+            if damage := store.find_damage(name, shard, expected, thorough=False):
+                raise IncompleteRun(f"{damage}; run the same extract again")
+    layers, plans = layers_of(run), [StreamPlan(**layer["streams"]) for layer in run.manifest["layers"]]
+    streams = [plan.streams(layer) for plan, layer in zip(plans, layers, strict=True)]
+    top = [TopImages(layer.n_units, int(run.manifest["plan"]["top_images"])) for layer in layers]
+    held: list[int] = []
+    peak = 0
+    for path in ledger.worker_paths():
+        arrays = load_arrays(path)
+        try:
+            held += arrays["held"].tolist()
+            peak = max(peak, int(arrays["peak_bytes"]))
+            for j, plan in enumerate(plans):
+                streams[j].merge(STREAMS[plan.kind].from_arrays(under_prefix(f"streams{j}", arrays)))
+                top[j].merge(TopImages.from_arrays(under_prefix(f"top{j}", arrays)))
+        except (ValueError, KeyError) as error:
+            raise damaged_state(path, error) from error
+    if sorted(held) != list(range(run.n_shards)):
+        wrong = [shard for shard in range(run.n_shards) if held.count(shard) != 1]
+        which = name_shards(wrong, run.n_shards)
+        raise IncompleteRun(f"{which}: not held by exactly one worker's state; extract again with --overwrite")
+    seconds: dict[str, float] = {}
+    for commit in commits:
+        for key, value in commit["seconds"].items():
+            seconds[key] = seconds.get(key, 0.0) + float(value)
+    images = np.array([index for commit in commits for index in commit["images"]], np.int64)
+    return Recorded(streams, top, images, seconds, peak)
+
+
+def peak_bytes() -> int:
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,130 @@
+"""One pass over the shards with the thresholds fixed, then the tables (methods 3)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from ..data.dataset import Dataset
+from ..errors import BadInput
+from ..measure.dissection import Dissection
+from ..options import RUN, ScoreOptions
+from ..store.results import load_dissection
+from ..store.rundir import RunDir
+from ..tally import Arrays
+from .control import Control
+from .merge import merge_run
+from .scoring import (
+    Partial,
+    attach_masks,
+    check_name,
+    compare_settings,
+    count_shard,
+    count_shards,
+    open_scoring,
+    options_to_settings,
+    saved_settings,
+    scored_tail,
+)
+
+
+def score(
+    run: RunDir | str | os.PathLike[str] = RUN,
+    data: Dataset | str | os.PathLike[str] | None = None,
+    *,
+    options: ScoreOptions | None = None,
+    control: Control | None = None,
+    **named: Any,
+) -> Dissection | None:
+    """Thresholds, IoU counters and tables from the activations that `extract` stored.
+
+    Parameters
+    ----------
+    run : RunDir or path
+    data : Dataset, str or path, optional
+        The dataset, where it is not where `extract` found it.
+    options : ScoreOptions, optional
+    control : Control, optional
+    **named
+        Fields of `ScoreOptions`, over those of `options`.
+
+    Returns
+    -------
+    Dissection or None
+        The result, also written into the run; None while other workers have shards to finish: the one that ends last,
+        or `merge`, writes it.
+
+    Raises
+    ------
+    BadInput
+        Something given cannot be used, or the run was scored with other options.
+    IncompleteRun
+        Shards of `extract` are missing or damaged.
+    Stopped
+        `control` asked for it; the same call resumes.
+    """
+    control = control or Control()
+    options = replace(options or ScoreOptions(), **named)
+    opened = run if isinstance(run, RunDir) else RunDir(run)
+    finished = find_finished(opened, data, options)
+    if finished is not None:
+        return finished
+    work = open_scoring(opened, data, options, control)
+    count_shards(work, control)
+    if work.ledger.missing():
+        return None
+    return attach_masks(merge_run(work), lambda: work)
+
+
+def find_finished(
+    run: RunDir, data: Dataset | str | os.PathLike[str] | None, options: ScoreOptions
+) -> Dissection | None:
+    """The result of an equal scoring that is written already. BadInput where the scoring was begun otherwise."""
+    check_name(options.name)
+    made = None if options.overwrite else saved_settings(run, options.name)
+    if made is None:
+        return None
+    compare_settings(made, options_to_settings(options, scored_tail(run, options)))
+    results = run.results_path(options.name)
+    if not (results / "summary.json").exists():  # it is written last
+        return None
+    result = load_dissection(results / "dissection.h5")
+    return attach_masks(result, lambda: open_scoring(run, data, options, Control(), is_new=False))
+
+
+def score_partial(
+    run: RunDir | str | os.PathLike[str],
+    data: Dataset | str | os.PathLike[str] | None = None,
+    shards: Iterable[int] = (),
+    *,
+    options: ScoreOptions | None = None,
+    **named: Any,
+) -> Partial:
+    """Count some shards and write nothing: for engines that carry results themselves.
+
+    Parameters
+    ----------
+    run, data, options, **named
+        As for `score`.
+    shards : iterable of int
+        Each from 0 to n_shards - 1.
+
+    Returns
+    -------
+    Partial
+        Picklable; give those of all shards to `merge`.
+    """
+    control = Control()
+    work = open_scoring(run, data, replace(options or ScoreOptions(), **named), control, is_new=False)
+    found: dict[int, Arrays] = {}
+    total: dict[str, float] = {}
+    for shard in shards:
+        if not 0 <= shard < work.run.n_shards:
+            raise BadInput("shards", str(shard), f"0 to {work.run.n_shards - 1}", "see run.json")
+        found[shard], seconds = count_shard(work, shard, control)
+        for key, value in seconds.items():
+            total[key] = total.get(key, 0.0) + value
+    path = os.path.abspath(work.run.path)
+    return Partial(path, work.settings, work.options, work.data, found, total)

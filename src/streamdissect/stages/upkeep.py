@@ -1,0 +1,123 @@
+"""Looking after runs: what is in one, whether it is whole, what may go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, IncompleteRun
+from ..options import RUN
+from ..store.partials import load_arrays
+from ..store.rundir import RunDir, size_of
+from .control import Control
+from .recording import layers_of, store_of
+
+
+def info(run: str | os.PathLike[str] = RUN) -> dict[str, Any]:
+    """What a run is and how far it got, ready for JSON."""
+    opened = RunDir(run)
+    manifest, ledger = opened.manifest, opened.ledger("extract")
+    n_done = ledger.n_shards - len(ledger.missing())
+    scorings = {}
+    for stage in sorted(path.name for path in (opened.path / "partial").glob("score*")):
+        name = stage.partition("-")[2] or None
+        partial = opened.ledger(stage)
+        scorings[name or "(main)"] = {
+            "shards_done": partial.n_shards - len(partial.missing()),
+            "finished": (opened.results_path(name) / "summary.json").exists(),
+        }
+    return {
+        "run": os.path.abspath(opened.path),
+        "model": manifest["model"],
+        "data": manifest["data"],
+        "images": manifest["plan"]["n_images"],
+        "shards": opened.n_shards,
+        "shards_done": n_done,
+        "layers": [
+            {
+                "name": spec.name,
+                "units": spec.n_units,
+                "grid": list(spec.grid),
+                "dtype": spec.dtype,
+                "codec": spec.codec,
+                "field": layer["field"]["text"] if layer["field"] else None,
+            }
+            for spec, layer in zip(layers_of(opened), manifest["layers"], strict=True)
+        ],
+        "tails": manifest["identity"]["tails"],
+        "activation_bytes": size_of(opened.activations_path),
+        "scorings": scorings,
+        "versions": manifest["versions"],
+    }
+
+
+def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None) -> int:
+    """Read every file that was committed and compare it with its commit.
+
+    Returns
+    -------
+    int
+        Files found whole.
+
+    Raises
+    ------
+    IncompleteRun
+        Some are missing or damaged: the message names each, and what to do.
+    """
+    opened, control = RunDir(run), control or Control()
+    ledger, store = opened.ledger("extract"), store_of(opened)
+    wrong: list[str] = []
+    n_whole = 0
+    with control.metering("verify", opened.n_shards, "shard") as meter:
+        for shard in range(opened.n_shards):
+            control.check()
+            commit = ledger.read(shard)
+            for name, expected in (commit or {"files": {}})["files"].items():
+                damage = store.find_damage(name, shard, expected, thorough=True)
+                wrong += [damage] if damage else []
+                n_whole += not damage
+            meter.advance(1)
+    remedies = ["delete what is damaged, then run the same extract again"] if wrong else []
+    for path in ledger.worker_paths():
+        try:
+            load_arrays(path)
+            n_whole += 1
+        except IncompleteRun as error:
+            wrong.append(str(error))
+    for stage in sorted(path.name for path in (opened.path / "partial").glob("score*")):
+        partial = opened.ledger(stage)
+        for shard in range(opened.n_shards):
+            if partial.is_done(shard):
+                try:
+                    load_arrays(partial.data_path(shard))
+                    n_whole += 1
+                except IncompleteRun as error:
+                    wrong.append(str(error))
+                    remedies = remedies or ["score again with --overwrite"]
+    if wrong:
+        raise IncompleteRun("; ".join([*wrong, *remedies]))
+    if missing := ledger.missing():
+        raise IncompleteRun(
+            f"what is there is whole ({n_whole} files), but {len(missing)} shards are not extracted yet"
+        )
+    return n_whole
+
+
+def disposable(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
+    """What `clean` would remove, and its bytes. BadInput for a run without results."""
+    opened = RunDir(run)
+    if not (opened.path / "summary.json").exists():
+        raise BadInput(
+            "run", f"{str(run)!r}, not scored", "a run with results", "score it first, or delete the directory"
+        )
+    return {path: size_of(path) for path in (opened.activations_path, opened.planes_path) if path.exists()}
+
+
+def clean(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
+    """Remove the activations and the label planes of a scored run; the results stay. The same extract brings them back."""
+    found = disposable(run)
+    for path in found:
+        shutil.rmtree(path)
+    return found

@@ -1,0 +1,111 @@
+"""dissection.h5: all results of a scoring in one file, replaced at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import replacing
+from ..errors import BadInput, IncompleteRun
+from ..measure.dissection import Dissection, LayerDissection
+
+SCHEMA_VERSION = 1
+COMPRESSED = ("intersection", "chance", "iou")
+"""(K, C) arrays, mostly zero."""
+
+
+def save_dissection(path: Path, result: Dissection) -> None:
+    """Write a result; layer names with dots stand as they are, each a group below /layers."""
+    with replacing(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        file.attrs["summary"] = json.dumps(result.summary)
+        file["images/name"] = texts(result.image_name)
+        file["concepts/number"] = result.concept_number
+        file["concepts/name"] = texts(result.concept_name)
+        file["concepts/category"] = result.concept_category
+        file["categories/name"] = texts(result.category_name)
+        file["categories/images"] = result.category_images
+        file["categories/pixels"] = result.category_pixels
+        for position, (name, layer) in enumerate(result.layers.items()):
+            group = file.create_group(f"layers/{name}")
+            group.attrs["position"] = position
+            for key, value in layer.attributes.items():
+                group.attrs[key] = value
+            group.attrs["summary"] = json.dumps(layer.summary)
+            for key, array in layer.arrays.items():
+                packed = key in COMPRESSED and array.size > 0
+                group.create_dataset(key, data=array, compression="gzip" if packed else None, shuffle=packed or None)
+
+
+def load_dissection(path: Path) -> Dissection:
+    """Read a result.
+
+    Raises
+    ------
+    BadInput
+        There is no such file, or it is of another format.
+    IncompleteRun
+        It is damaged.
+    """
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            version = int(file.attrs["schema_version"])
+            if version != SCHEMA_VERSION:
+                raise BadInput(
+                    str(path), f"format {version}", f"format {SCHEMA_VERSION}", "score again with --overwrite"
+                )
+            groups = sorted(_layer_groups(file["layers"]), key=lambda group: int(group.attrs["position"]))
+            return Dissection(
+                image_name=read_texts(file["images/name"]),
+                concept_number=file["concepts/number"][()],
+                concept_name=read_texts(file["concepts/name"]),
+                concept_category=file["concepts/category"][()],
+                category_name=read_texts(file["categories/name"]),
+                category_images=file["categories/images"][()],
+                category_pixels=file["categories/pixels"][()],
+                layers={group.name[len("/layers/") :]: _read_layer(group) for group in groups},
+                summary=json.loads(file.attrs["summary"]),
+            )
+    except FileNotFoundError as error:
+        raise BadInput("run", f"no {path}", "a run that was scored", "run: streamdissect score") from error
+    except (OSError, KeyError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise IncompleteRun(f"{path}: damaged ({error}); score again with --overwrite") from error
+
+
+def _layer_groups(group: h5py.Group) -> list[h5py.Group]:
+    """Groups that hold a layer, at any depth: a layer's name may contain slashes."""
+    found = []
+    for child in group.values():
+        if isinstance(child, h5py.Group):
+            found += [child] if "position" in child.attrs else _layer_groups(child)
+    return found
+
+
+def _read_layer(group: h5py.Group) -> LayerDissection:
+    attributes = {key: _plain(value) for key, value in group.attrs.items() if key not in ("position", "summary")}
+    names = [f.name for f in fields(LayerDissection) if f.name not in ("attributes", "summary")]
+    arrays: dict[str, NDArray[Any]] = {name: group[name][()] for name in names}
+    return LayerDissection(**arrays, attributes=attributes, summary=json.loads(group.attrs["summary"]))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def texts(values: Sequence[str]) -> NDArray[Any]:
+    """Strings as h5py stores them: UTF-8, variable length."""
+    return np.array(list(values), dtype=h5py.string_dtype("utf-8"))
+
+
+def read_texts(dataset: h5py.Dataset) -> tuple[str, ...]:
+    """Inverse of `texts`."""
+    return tuple(dataset.asstr()[()].tolist())

@@ -1,0 +1,107 @@
+"""A run directory: where everything in it lies, and run.json, which says what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Self
+
+from ..atomic import create_json
+from ..errors import BadInput, IncompleteRun
+from .partials import Ledger
+
+SCHEMA_VERSION = 1
+
+
+class RunDir:
+    """An existing run.
+
+    Parameters
+    ----------
+    path : path
+        Holds run.json.
+
+    Raises
+    ------
+    BadInput
+        There is no run, or one of another format.
+    IncompleteRun
+        run.json cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        file = self.path / "run.json"
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            got = "no run.json there" if self.path.exists() else "no such directory"
+            remedy = f"make one with: streamdissect extract --out {path}"
+            raise BadInput("run", f"{str(path)!r} ({got})", "the directory of a run", remedy) from error
+        except ValueError as error:
+            raise IncompleteRun(f"{file}: damaged; extract again with --overwrite") from error
+        version = manifest.get("schema_version")
+        if version != SCHEMA_VERSION:
+            remedy = "open it with the version that made it, or extract again with --overwrite"
+            raise BadInput(str(file), f"format {version!r}", f"format {SCHEMA_VERSION}", remedy)
+        self.manifest: dict[str, Any] = manifest
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], manifest: dict[str, Any]) -> Self:
+        """Make a run; where another process was first, its run is opened."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        create_json(folder / "run.json", {"schema_version": SCHEMA_VERSION, **manifest})
+        return cls(folder)
+
+    @staticmethod
+    def exists(path: str | os.PathLike[str]) -> bool:
+        """Whether a directory holds a run."""
+        return (Path(path) / "run.json").exists()
+
+    def remove(self) -> None:
+        """Delete the run; run.json goes last, so that a killed removal can be repeated."""
+        for entry in self.path.iterdir():
+            if entry.name != "run.json":
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        (self.path / "run.json").unlink()
+
+    @property
+    def activations_path(self) -> Path:
+        return self.path / "activations.zarr"
+
+    @property
+    def planes_path(self) -> Path:
+        """Label planes that were built before."""
+        return self.path / "partial" / "planes"
+
+    def results_path(self, name: str | None) -> Path:
+        """Where a scoring's results go."""
+        return self.path if name is None else self.path / "scores" / name
+
+    @property
+    def n_shards(self) -> int:
+        return int(self.manifest["plan"]["n_shards"])
+
+    def ledger(self, stage: str) -> Ledger:
+        """Commits of a stage: `extract`, `score` or `score-NAME`."""
+        return Ledger(self.path / "partial" / stage, self.n_shards)
+
+    def rows(self, shard: int) -> range:
+        """Rows of the store that a shard holds."""
+        size, n_images = int(self.manifest["plan"]["shard_images"]), int(self.manifest["plan"]["n_images"])
+        return range(shard * size, min((shard + 1) * size, n_images))
+
+
+def stage_of(name: str | None) -> str:
+    """The stage of a scoring."""
+    return "score" if name is None else f"score-{name}"
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or of all files below a directory."""
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
