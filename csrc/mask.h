@@ -214,15 +214,20 @@ typedef struct {
     int begin, end;
 } sd_span;
 
-/* Pixels that the active columns of source rows i and j bear on, in whole groups of 16; empty: begin >= end. Both rows
-   may be one, or lie one past either end of the map. */
+/* Pixels that the active columns of source rows i..j bear on, in whole groups of 16; empty: begin >= end. Both rows
+   may be one, or lie one past either end of the map. The columns are joined before the pixels are looked up: columns
+   that bear on no pixel (a mask grid smaller than the map, fields beyond the image) may stand around one that does. */
 SD_INLINE sd_span sd_touched(const sd_axis *columns, const int32_t *left, const int32_t *right, int i, int j)
 {
-    const int leftmost = left[i] < left[j] ? left[i] : left[j], rightmost = right[i] > right[j] ? right[i] : right[j];
+    int leftmost = left[i], rightmost = right[i];
+    for (int row = i + 1; row <= j; row++) {
+        leftmost = left[row] < leftmost ? left[row] : leftmost;
+        rightmost = right[row] > rightmost ? right[row] : rightmost;
+    }
     sd_span span = {columns->n_pixels, 0};
     if (leftmost > rightmost) return span;
     const int begin = columns->begin[leftmost], end = columns->end[rightmost];
-    if (begin >= end) return span; /* columns that bear on no pixel: a mask grid smaller than the map */
+    if (begin >= end) return span;
     span.begin = begin & ~15;
     span.end = (end + 15) & ~15;
     return span;
@@ -257,11 +262,9 @@ SD_INLINE sd_extent sd_mask_map(float threshold, int32_t key, int or_equal, cons
                 const int source = side ? j : i;
                 if (held[source & 1] == source) continue;
                 held[source & 1] = source; /* wide enough for the pixel rows on either side of it */
-                const sd_span outer = sd_touched(columns, left, right, source - 1, source + 1);
-                const sd_span own = sd_touched(columns, left, right, source, source);
-                sd_interpolate_row(scratch->values + (int64_t)source * stride, columns,
-                                   outer.begin < own.begin ? outer.begin : own.begin,
-                                   outer.end > own.end ? outer.end : own.end, scratch->rows[source & 1]);
+                const sd_span wide = sd_touched(columns, left, right, source - 1, source + 1);
+                sd_interpolate_row(scratch->values + (int64_t)source * stride, columns, wide.begin, wide.end,
+                                   scratch->rows[source & 1]);
             }
             unsettled = sd_compare_row(scratch->rows[i & 1], scratch->rows[j & 1], rows->weight[y], high, low,
                                        span.begin, span.end, line);

@@ -1,1 +1,102 @@
-"""Network Dissection, streaming and out of core."""
+"""Network Dissection, streaming and out of core: which concepts single units of a vision network detect.
+
+>>> import streamdissect as sd
+>>> run = sd.extract(model, "broden1_227", layers=["layer4"], out="run")  # doctest: +SKIP
+>>> result = sd.score(run)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .data.dataset import Concepts, Dataset, ImageLabels
+    from .data.opening import open_dataset
+    from .errors import BadInput, IncompleteRun, Stopped, StorageFailure, StreamdissectError
+    from .measure.dissection import Dissection, LayerDissection
+    from .options import ExtractOptions, ScoreOptions
+    from .stages.capture import capture
+    from .stages.demo import demo, synth
+    from .stages.extract import extract
+    from .stages.listing import layers
+    from .stages.merge import merge
+    from .stages.score import score, score_partial
+    from .stages.scoring import Partial
+    from .stages.upkeep import clean, info, verify
+    from .store.rundir import RunDir
+
+HOMES = {
+    "BadInput": "errors",
+    "Concepts": "data.dataset",
+    "Dataset": "data.dataset",
+    "Dissection": "measure.dissection",
+    "ExtractOptions": "options",
+    "ImageLabels": "data.dataset",
+    "IncompleteRun": "errors",
+    "LayerDissection": "measure.dissection",
+    "Partial": "stages.scoring",
+    "RunDir": "store.rundir",
+    "ScoreOptions": "options",
+    "Stopped": "errors",
+    "StorageFailure": "errors",
+    "StreamdissectError": "errors",
+    "capture": "stages.capture",
+    "clean": "stages.upkeep",
+    "demo": "stages.demo",
+    "extract": "stages.extract",
+    "info": "stages.upkeep",
+    "layers": "stages.listing",
+    "merge": "stages.merge",
+    "open_dataset": "data.opening",
+    "score": "stages.score",
+    "score_partial": "stages.score",
+    "synth": "stages.demo",
+    "verify": "stages.upkeep",
+}
+"""Module of each public name; torch and the like are imported with the first name that needs them."""
+
+__all__ = [
+    "BadInput",
+    "Concepts",
+    "Dataset",
+    "Dissection",
+    "ExtractOptions",
+    "ImageLabels",
+    "IncompleteRun",
+    "LayerDissection",
+    "Partial",
+    "RunDir",
+    "ScoreOptions",
+    "Stopped",
+    "StorageFailure",
+    "StreamdissectError",
+    "capture",
+    "clean",
+    "demo",
+    "extract",
+    "info",
+    "layers",
+    "merge",
+    "open_dataset",
+    "score",
+    "score_partial",
+    "synth",
+    "verify",
+]
+
+try:
+    __version__ = version("streamdissect")
+except PackageNotFoundError:  # a source tree that was not installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name in HOMES:
+        return getattr(import_module(f".{HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOMES])

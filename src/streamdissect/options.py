@@ -95,7 +95,6 @@ class ExtractOptions(CommonOptions):
     grid: tuple[int, int] | None = None
     allow_nonfinite: bool = False
     max_disk: int | None = None
-    dry_run: bool = False
 
 
 @dataclass(frozen=True)

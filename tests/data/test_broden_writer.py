@@ -104,7 +104,6 @@ def test_a_name_of_any_other_kind_is_kept(tmp_path):
     assert_equal(found, Small(names))
 
 
-@pytest.mark.xfail(reason="label maps of two images get one name, the second overwrites the first")
 @pytest.mark.parametrize("names, categories", [(("a.png", "a.PNG", "d"), ("object", "scene", "part")),
                                                (("a", "a_b", "d"), ("b_object", "scene", "object"))])  # fmt: skip
 def test_label_maps_of_alike_names_are_kept_apart(tmp_path, names, categories):

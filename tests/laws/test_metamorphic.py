@@ -32,7 +32,7 @@ def backend(name):
 
 
 every_backend = pytest.mark.parametrize("backend", [backend("cython"), backend("numba")])
-laws = settings(max_examples=40, deadline=None)
+laws = settings(max_examples=40)
 
 
 @dataclass(frozen=True)

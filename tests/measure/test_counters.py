@@ -79,7 +79,7 @@ def test_views_are_of_the_state():
 
 
 @given(parts=st.lists(st.tuples(st.integers(0, 999), st.integers(0, 4)), max_size=4), data=st.data())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_parts_merge_to_the_whole_in_any_order(parts, data):
     batches = list(itertools.starmap(batch, parts))
     merged = Counters(*SIZES)

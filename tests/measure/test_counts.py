@@ -213,7 +213,7 @@ def cases(draw, whole_masks=False):
 
 
 @pytest.mark.parametrize("backend", FAST)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_counts_equal_the_oracle(backend, case):
     assert_recounted(case, backend=backend)
@@ -221,7 +221,7 @@ def test_counts_equal_the_oracle(backend, case):
 
 @pytest.mark.parametrize("union", ["all-images", "mask-touch"])
 @pytest.mark.parametrize("backend", FAST)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(case=cases(whole_masks=True))
 def test_other_unions_equal_the_oracle(backend, union, case):
     assert_recounted(case, union, backend)
@@ -292,6 +292,20 @@ def test_a_label_counts_in_its_primary_category_whichever_layer_gives_it():
 def test_mask_touch_goes_with_whole_masks_only(rules):
     with pytest.raises(ValueError, match="mask-touch"):
         one_pixel_unit([[1, 2, 0, 3]], [], union="mask-touch", **rules)
+
+
+@pytest.mark.parametrize("rules", [{"union": "intersection"}, {"multiplicity": "bag"}, {"unlabelled": "positive"}])
+def test_rules_that_do_not_exist_are_refused(rules):
+    with pytest.raises(ValueError, match="expected one of"):
+        one_pixel_unit([[1, 2, 0, 3]], [], **rules)
+
+
+@pytest.mark.parametrize("mask_shape", [None, (2, 2)])
+def test_label_maps_of_different_sizes_are_refused(mask_shape):
+    rules = LabelRules(np.array([1], np.int32), np.zeros(1, np.int32), 1, np.zeros(1, np.int32))
+    layers = [(0, np.ones((3, 4), np.uint16)), (0, np.ones((3, 5), np.uint16))]
+    with pytest.raises(ValueError, match=r"\(3, 5\) among those of \(3, 4\)"):
+        image_planes((3, 4), layers, [], rules, mask_shape)
 
 
 def test_maps_and_labels_must_be_of_the_same_images():

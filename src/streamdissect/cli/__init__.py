@@ -1,1 +1,99 @@
-"""."""
+"""Command line: parse, call one stage, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+from ..errors import StreamdissectError
+from . import arguments
+
+COMMANDS = ("extract", "score", "merge", "info", "verify", "layers", "synth", "demo", "clean")
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+def build_parser() -> tuple[arguments.Parser, dict[str, Any]]:
+    """The parser, and the module of each command."""
+    from .. import __doc__ as about
+    from .. import __version__
+
+    parser = arguments.Parser(prog="streamdissect", description=(about or "").partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"streamdissect {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=arguments.Parser)
+    modules = {}
+    for name in COMMANDS:
+        module = modules[name] = import_module(f".{name}", __name__)
+        text = (module.__doc__ or "").strip()
+        child = commands.add_parser(name, help=text.partition("\n")[0], description=text)
+        module.add_arguments(child)
+    return parser, modules
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    parser, modules = build_parser()
+    given = parser.parse_args(argv)
+    if given.command is None:
+        parser.print_help()
+        return 0
+    place = f"streamdissect {given.command}"
+    try:
+        return run_command(modules[given.command], given)
+    except StreamdissectError as error:
+        return fail(f"{place}: {error}", error.exit_code, given.debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or closing stdout would complain once more
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        return fail(f"{place}: {where}{what}; the same command resumes", 1, given.debug)
+    except MemoryError as error:
+        return fail(f"{place}: out of memory ({error}); give a smaller --memory or --batch-size", 1, given.debug)
+    except Exception as error:  # a mistake of ours: one line all the same, and the way to more
+        remedy = "" if given.debug else "; --debug shows where"
+        return fail(f"{place}: internal error: {type(error).__name__}: {error}{remedy}", 1, given.debug)
+
+
+def run_command(module: Any, given: Any) -> int:
+    """Resolve the options, listen to signals, call the command."""
+    from .output import TerminalControl, note
+
+    values = arguments.resolve(module.OPTIONS, given, given.command)
+    for name in ("run", "out"):
+        positional = getattr(given, name, None)
+        if positional is not None:
+            values[name] = positional
+    if "run" in vars(given) and "run" not in values and given.command != "info":
+        variable = os.environ.get("STREAMDISSECT_RUN")
+        if variable:
+            values["run"] = variable
+    if given.command == "extract" and "out" not in values and os.environ.get("STREAMDISSECT_RUN"):
+        values["out"] = os.environ["STREAMDISSECT_RUN"]
+    control = TerminalControl()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        note(f"streamdissect {given.command}: {signal.Signals(number).name}: stopping; once more to stop at once")
+        signal.signal(number, signal.SIG_DFL)
+        control.stop()
+
+    for name in STOP_SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
+    code: int = module.run(values, control)
+    return code
+
+
+def fail(message: str, code: int, debug: bool | None) -> int:
+    """Print what went wrong, in one line unless more is asked for."""
+    if debug:
+        traceback.print_exc()
+    print(" ".join(message.split("\n")), file=sys.stderr, flush=True)
+    return code

@@ -59,7 +59,7 @@ def write_broden(dataset: Dataset, out_dir: str | os.PathLike[str]) -> None:
             save_png(out / "images" / name, dataset.image(i))
             cells: list[list[str]] = [[] for _ in categories]
             for g, layer in labels.layers:
-                entry = f"labels/{name[:-4]}_{categories[g]}_{len(cells[g])}.png"
+                entry = f"labels/{categories[g]}_{len(cells[g])}/{name}"
                 save_png(out / "images" / entry, encode_map(layer))
                 cells[g].append(entry)
             for g, number in labels.whole:

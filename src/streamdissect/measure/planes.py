@@ -31,6 +31,9 @@ class LabelRules:
     unlabelled: str = "negative"
 
     def __post_init__(self) -> None:
+        for name, choices in (("union", UNIONS), ("multiplicity", MULTIPLICITIES), ("unlabelled", UNLABELLED)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(choices)}")
         if self.union == "mask-touch" and (self.unlabelled == "ignore" or self.ignore.any()):
             raise ValueError("union mask-touch counts whole masks: it goes with neither ignored nor unlabelled pixels")
 
@@ -99,6 +102,9 @@ def image_planes(
     A label holds at a pixel if any layer or image-level entry of any category gives it (set semantics); it counts in
     its primary category.
     """
+    for _, layer in layers:
+        if layer.shape != shape:
+            raise ValueError(f"a label map of {layer.shape} among those of {shape}")
     if mask_shape is not None and mask_shape != shape:
         layers = [(category, _resample(layer, mask_shape)) for category, layer in layers]
         shape = mask_shape
@@ -110,23 +116,20 @@ def image_planes(
     if as_set:
         whole_columns = sorted(set(whole_columns))
 
-    found = [(layer, np.flatnonzero(count_numbers(layer))) for _, layer in layers]
+    found = [(layer, _numbers(layer)) for _, layer in layers]
     columns: list[int] = []  # of each plane
-    groups: list[dict[int, int]] = []  # per layer: label number -> plane
-    shared: dict[int, int] = {}
+    tables: list[NDArray[np.int32]] = []  # per layer: label number -> plane
     for _, numbers in found:
-        group = shared if as_set else {}
+        plane_of = tables[0] if as_set and tables else np.full(65536, -1, np.int32)
         for number in numbers.tolist():
             column = int(column_of[number])
-            if column >= 0 and number not in group and not (as_set and column in whole_columns):
-                group[number] = len(columns)
+            if column >= 0 and plane_of[number] < 0 and not (as_set and column in whole_columns):
+                plane_of[number] = len(columns)
                 columns.append(column)
-        groups.append(group)
+        tables.append(plane_of)
     planes = np.zeros((n_words, len(columns)), np.uint64)
-    for (layer, _), group in zip(found, groups, strict=True):
-        if group:
-            plane_of = np.full(65536, -1, np.int32)
-            plane_of[list(group)] = list(group.values())
+    if columns:
+        for (layer, _), plane_of in zip(found, tables, strict=True):
             fill_planes(layer, plane_of, planes)
 
     plane_column = np.array(columns, np.int32)
@@ -188,6 +191,11 @@ def image_planes(
         present_area=np.array(list(present.values()), np.int64),
         category_pixels=category_pixels,
     )
+
+
+def _numbers(layer: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """The numbers in a label map, ascending. All 65536 counts took 80 us to look through."""
+    return np.flatnonzero(count_numbers(layer)[: int(layer.max()) + 1])
 
 
 def _every_pixel(shape: tuple[int, int]) -> NDArray[np.uint64]:

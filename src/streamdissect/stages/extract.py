@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,13 @@ from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractO
 from ..store.activations import ActivationStore
 from ..store.claims import Claims
 from ..store.partials import Ledger
-from ..store.rundir import RunDir
+from ..store.rundir import RunDir, size_of
 from .control import Control
 from .forward import Network, iter_images, torch_threads
 from .planning import Plan, plan_run, require_identity
 from .recording import Recorder, layers_of, recover_commits, store_of
 from .selection import choose_images, choose_input_size
+from .shards import own_shards
 
 IDENTITY_OPTIONS = (
     "dtype",
@@ -106,6 +108,7 @@ def extract(
     control = control or Control()
     work = prepare(model, data, layers, weights, replace(options or ExtractOptions(), **named))
     if work.options.overwrite and RunDir.exists(out):
+        control.say(f"removing the run at {out}, {size_of(Path(out)) / 1e9:.3f} GB")
         RunDir(out).remove()
     if RunDir.exists(out):
         run = RunDir(out)
@@ -116,6 +119,19 @@ def extract(
     with torch_threads(work.options.threads):
         record_shards(run, work, control)
     return run
+
+
+def plan_extract(
+    model: nn.Module | str = SHIPPED_MODEL,
+    data: Dataset | str | os.PathLike[str] = SHIPPED_DATA,
+    layers: Sequence[str] = SHIPPED_LAYERS,
+    *,
+    weights: str | None = None,
+    options: ExtractOptions | None = None,
+    control: Control | None = None,
+) -> Plan:
+    """What `extract` would make, from a forward pass over the first images."""
+    return plan_work(prepare(model, data, layers, weights, options or ExtractOptions()), control or Control())
 
 
 @dataclass(frozen=True)
@@ -229,12 +245,6 @@ def forward_shard(
         seconds["forward"] += time.perf_counter() - decoded
         control.check()
     return maps, seconds
-
-
-def own_shards(n_shards: int, shard: tuple[int, int] | None) -> list[int]:
-    """Shards of worker i of n: every n-th one; without a worker all of them."""
-    worker, n_workers = shard or (0, 1)
-    return list(range(worker, n_shards, n_workers))
 
 
 def plain(value: Any) -> Any:

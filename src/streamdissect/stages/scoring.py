@@ -34,9 +34,9 @@ from ..store.partials import save_arrays, with_prefix
 from ..store.rundir import RunDir, stage_of
 from ..tally import Arrays
 from .control import Control
-from .extract import own_shards
 from .labels import LabelPlanes
 from .recording import Recorded, layers_of, peak_bytes, read_recorded, store_of
+from .shards import own_shards
 from .thresholds import CHUNK_PART, all_thresholds
 
 MOST_CHUNK_BYTES = 32 << 20

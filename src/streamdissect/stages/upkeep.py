@@ -116,7 +116,7 @@ def disposable(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
 
 
 def clean(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
-    """Remove the activations and the label planes of a scored run; the results stay. The same extract brings them back."""
+    """Remove the activations and the label planes of a scored run; the results stay. The same extract restores them."""
     found = disposable(run)
     for path in found:
         shutil.rmtree(path)

@@ -1,0 +1,11 @@
+"""Does the demo show what it is meant to show?"""
+
+import json
+import sys
+
+layers = json.load(open(sys.argv[1]))["layers"]
+detectors = sum(layer["detectors"] for layer in layers.values())
+unique = max(layer["unique_top"] for layer in layers.values())
+categories = {g for layer in layers.values() for g, n in layer["unique_by_each_category"].items() if n}
+assert detectors >= 10 and unique >= 5 and len(categories) >= 3, (detectors, unique, categories)
+print(f"demo: {detectors} detectors, up to {unique} unique in a layer, {len(categories)} categories")

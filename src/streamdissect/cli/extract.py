@@ -1,0 +1,69 @@
+"""Run a network over a labelled image set and store the activations of its layers, their thresholds and top images.
+
+Without --model, --data and --layers it dissects the network that comes with the package, on built-in scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..errors import BadInput
+from . import arguments, output
+
+OPTIONS = (*arguments.EXTRACT, *arguments.RESOURCES, *arguments.COMMON)
+NAMES = {"tail": "tails"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_options(parser, OPTIONS)
+
+
+def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is extracted, and how: arguments of `extract`, fields of ExtractOptions."""
+    what = {key: values[key] for key in ("model", "weights", "data", "layers", "out") if key in values}
+    if "layers" in what:
+        what["layers"] = [name.strip() for name in what["layers"].split(",") if name.strip()]
+    aside = {"config", "json", "debug", "dry_run", *what}
+    how = {NAMES.get(key, key): value for key, value in values.items() if key not in aside}
+    if "limit" in how:
+        how["limit"], how["is_first"] = how["limit"]
+    missing = [f"--{key}" for key in ("model", "data", "layers") if key not in what]
+    if 0 < len(missing) < 3 or ("weights" in what and "--model" in missing and what["weights"] != "random"):
+        remedy = "give all three, or none for the network that comes with the package"
+        raise BadInput("extract", f"no {' and no '.join(missing)}", "--model, --data and --layers together", remedy)
+    return what, how
+
+
+def run(values: dict[str, Any], control: output.TerminalControl) -> int:
+    what, how = split_values(values)
+    from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, ExtractOptions
+    from ..stages import extract as stage
+    from ..stages.upkeep import info
+
+    options = ExtractOptions(**how)
+    if "model" not in what:
+        output.note(
+            f"extract: the network that comes with the package, layers {', '.join(SHIPPED_LAYERS)}, on its scenes"
+        )
+        what = {"model": "shipped", "data": SHIPPED_DATA, "layers": SHIPPED_LAYERS, **what}
+    out = what.setdefault("out", RUN)
+    if values.get("dry_run"):
+        planned = {key: what.get(key) for key in ("model", "data", "layers", "weights")}
+        plan = stage.plan_extract(**planned, options=options, control=control)
+        output.show_json(plan.manifest) if values.get("json") else output.show(plan.describe())
+        return 0
+    made = stage.extract(**what, options=options, control=control)
+    facts = info(made.path)
+    if values.get("json"):
+        output.show_json(facts)
+        return 0
+    done, of = facts["shards_done"], facts["shards"]
+    size = facts["activation_bytes"] / 1e6
+    state = "done" if done == of else f"{done} of {of} shards done, the others belong to other workers"
+    output.show(
+        f"{out}: {facts['images']} images, {len(facts['layers'])} layers, {size:.1f} MB of activations; {state}"
+    )
+    if done == of:
+        output.show(f"next: streamdissect score {out}")
+    return 0

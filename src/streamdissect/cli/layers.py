@@ -1,0 +1,34 @@
+"""List the layers of a model that can be dissected, with the shapes of their outputs and their field maps."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..errors import BadInput
+from . import arguments, output
+
+OPTIONS = (*arguments.MODEL, arguments.DATA, arguments.INPUT_SIZE, *arguments.COMMON)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_options(parser, OPTIONS)
+
+
+def run(values: dict[str, Any], control: output.TerminalControl) -> int:
+    if "model" not in values:
+        raise BadInput("--model", "nothing", "a model", "give --model package.module:callable, or --model shipped")
+    if "data" not in values and "input_size" not in values:
+        raise BadInput("layers", "neither --data nor --input-size", "one of them", "give --input-size H W")
+    from ..stages.listing import layers
+
+    rows = layers(values["model"], values.get("weights"), values.get("data"), values.get("input_size"))
+    if values.get("json"):
+        output.show_json(rows)
+        return 0
+    head = ["layer", "module", "output", "field (offset,size,step)"]
+    lines = [
+        [row["layer"], row["module"], " x ".join(map(str, row["shape"])), row["field"] or "unknown"] for row in rows
+    ]
+    output.show_table([head, *lines])
+    return 0

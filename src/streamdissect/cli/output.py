@@ -1,0 +1,140 @@
+"""Everything the commands print: results on stdout, progress and messages on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..stages.control import Control, Meter
+
+if TYPE_CHECKING:
+    from ..measure.dissection import Dissection
+
+LOG_SECONDS = 30.0
+"""Between two lines of progress where there is no terminal."""
+BEST_PER_CATEGORY = 3
+
+
+def show(text: str) -> None:
+    """A result, for the user or the next program."""
+    print(text, flush=True)
+
+
+def show_json(value: Any) -> None:
+    """One JSON object."""
+    show(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """A message beside the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class TerminalControl(Control):
+    """Says what happens on stderr: a bar on a terminal, else a line now and then."""
+
+    def say(self, text: str) -> None:
+        note(text)
+
+    @contextmanager
+    def metering(self, what: str, total: int, unit: str) -> Iterator[Meter]:
+        if not sys.stderr.isatty():
+            yield LineMeter(what, total, unit)
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=what, unit=f" {unit}s", file=sys.stderr, dynamic_ncols=True) as bar:
+            yield BarMeter(bar)
+
+
+class BarMeter(Meter):
+    """A bar."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def advance(self, n: int) -> None:
+        self._bar.update(n)
+
+
+class LineMeter(Meter):
+    """A line every LOG_SECONDS."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._done = 0
+        self._begin = self._told = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now - self._told >= LOG_SECONDS:
+            self._told = now
+            rate = self._done / (now - self._begin)
+            left = (self._total - self._done) / rate
+            note(f"{self._what}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, {left:.0f} s left")
+
+
+def show_dissection(result: Dissection) -> None:
+    """The result on a page: what each layer detects, by which rules, and what it took."""
+    summary = result.summary
+    rule = summary["rule"]
+    show(f"{summary['model']} on {summary['data']}: {summary['images']} images, {summary['concepts']} concepts")
+    show(
+        f"rule: tail {rule['tail']}, IoU > {rule['iou']}, union {rule['union']}, mask test {rule['mask_test']}, "
+        f"{rule['multiplicity']}, unlabelled {rule['unlabelled']}, mask size {rule['mask_size']}"
+    )
+    for name, layer in result.layers.items():
+        show_layer(result, name, layer.summary)
+    show("")
+    for stage, seconds in summary["seconds"].items():
+        parts = ", ".join(f"{key} {value:.1f}" for key, value in seconds.items())
+        show(
+            f"{stage}: {sum(seconds.values()):.1f} s ({parts}); peak memory {summary['peak_bytes'][stage] / 1e6:.0f} MB"
+        )
+
+
+def show_layer(result: Dissection, name: str, facts: Mapping[str, Any]) -> None:
+    """One layer."""
+    attributes = result.layers[name].attributes
+    by_category = ", ".join(f"{category} {n}" for category, n in facts["unique_by_each_category"].items())
+    field = f", field {attributes['field_map']}" if attributes["field_map"] else ""
+    least, most = facts["detectable_share"]
+    show("")
+    show(f"{name}: {facts['units']} units, upsampling {facts['upsample']}{field}")
+    show(f"  detectors {facts['detectors']}, unique: {facts['unique_top']} by top concept, "
+         f"{facts['unique_by_category']} by category ({by_category}), {facts['unique_any']} by any unit")  # fmt: skip
+    show(
+        f"  detectable: concepts on {100 * least:.3g} % to {100 * most:.3g} % of their category's pixels "
+        f"(masks cover {100 * facts['mask_share']:.2g} %); active maps {100 * facts['active_map_share']:.1f} %"
+    )
+    odd = ", ".join(f"{n} {flag}" for flag, n in facts["flags"].items() if n)
+    if odd:
+        show(f"  units with flags: {odd}")
+    for line in best_lines(result, name):
+        show(line)
+
+
+def best_lines(result: Dissection, name: str) -> Iterator[str]:
+    """The best units of each category."""
+    layer = result.layers[name]
+    for g, category in enumerate(result.category_name):
+        best = layer.best_iou_by_category[:, g]
+        order = (-best).argsort(kind="stable")[:BEST_PER_CATEGORY].tolist()
+        shown = [
+            f"{result.concept_name[layer.best_concept_by_category[k, g]]} {best[k]:.3f} (unit {k})"
+            for k in order
+            if best[k] > 0
+        ]
+        yield f"  {category:<10} {', '.join(shown) if shown else 'nothing'}"
+
+
+def show_table(rows: list[list[str]]) -> None:
+    """Columns side by side; the first row is the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,37 @@
+"""Thresholds, IoU counters and tables from the activations that `extract` stored."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from . import arguments, output
+
+OPTIONS = (*arguments.SCORE, *arguments.RESOURCES, *arguments.COMMON)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", nargs="?", metavar="RUN", help="the run [./run]")
+    arguments.add_options(parser, OPTIONS)
+
+
+def run(values: dict[str, Any], control: output.TerminalControl) -> int:
+    from ..options import RUN, ScoreOptions
+    from ..stages.score import score
+
+    aside = {"config", "json", "debug", "run", "data"}
+    options = ScoreOptions(**{key: value for key, value in values.items() if key not in aside})
+    path = values.get("run", RUN)
+    result = score(path, values.get("data"), options=options, control=control)
+    if result is None:
+        output.note(f"{path}: this worker's shards are counted; the worker that ends last writes the result")
+        if values.get("json"):
+            output.show_json({"run": path, "finished": False})
+        return 0
+    if values.get("json"):
+        output.show_json(result.summary)
+    else:
+        output.show_dissection(result)
+        folder = path if options.name is None else f"{path}/scores/{options.name}"
+        output.show(f"tables: {folder}/tables/units.csv; everything: {folder}/dissection.h5")
+    return 0

@@ -1,0 +1,28 @@
+"""Running a network for our own purposes without leaving a trace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every part is in its mode again, and so is the generator."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
+def blank_images(module: nn.Module, n: int, size: tuple[int, int]) -> Tensor:
+    """(n, 3, rows, columns) zeros where the module is, of its own floating type."""
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.zeros(n, 3, *size, dtype=like.dtype, device=like.device)

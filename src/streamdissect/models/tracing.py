@@ -1,0 +1,159 @@
+"""Receptive fields by following one forward pass, operation by operation (methods 2.2).
+
+The network runs once on an image of the run's own size under a dispatch mode, which sees every ATen operation with its
+actual arguments. So control flow, functional calls, and padding that depends on the input size need nothing special,
+and any network that runs can be followed, whether or not torch.fx can trace it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..errors import BadInput
+from ..measure.fieldmap import AxisField, FieldMap
+from .hooks import tensor_of
+from .layers import LayerRef
+from .quiet import blank_images, evaluating
+from .rules import RULES, Axis, Operand, Track, merge
+
+FRESH = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+FRESH += ("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
+"""Operations whose result does not depend on the values of their input."""
+
+
+def trace_fields(
+    module: nn.Module, refs: Sequence[LayerRef], input_shape: tuple[int, int]
+) -> dict[str, FieldMap]:
+    """Field maps of the layers that known operations lead to.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Takes (B, 3, rows, columns); its mode and state are left as they were.
+    refs : sequence of LayerRef
+    input_shape : (rows, columns)
+        Of the run: padding may depend on it.
+
+    Returns
+    -------
+    dict of FieldMap
+        By name of the layer. A layer behind an operation without a rule, and one that is no map, are absent.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())
+    >>> str(trace_fields(net, [LayerRef("1", "1")], (224, 224))["1"])
+    '(-1,3,2)'
+    """
+    follower = Follower()
+    found: dict[str, FieldMap] = {}
+    with evaluating(module), ExitStack() as stack:
+        for ref in refs:
+            part = module.get_submodule(ref.module_name)
+            note = partial(take_note, follower, ref, found, [])
+            if ref.tensor == "input":
+                handle = part.register_forward_pre_hook(lambda _, inputs, note=note: note(inputs))
+            else:
+                handle = part.register_forward_hook(lambda _, inputs, output, note=note: note(output))
+            stack.callback(handle.remove)
+        images = blank_images(module, 1, input_shape)
+        rows, columns = (Axis(n, dim, AxisField()) for dim, n in zip((2, 3), input_shape, strict=True))
+        follower.tracks[images] = Track(rows, columns)
+        try:
+            with follower:
+                module(images)
+        except Exception:  # a network that cannot run says so when it is run for its activations, not here
+            return {}
+    return {} if follower.is_lost else found
+
+
+def take_note(
+    follower: Follower, ref: LayerRef, found: dict[str, FieldMap], calls: list[None], value: object
+) -> None:
+    """Keep the field map of a tensor as it passes a hook."""
+    calls.append(None)
+    if len(calls) != (ref.call or 0) + 1:
+        return
+    try:
+        tensor = tensor_of(value, ref.name)
+    except BadInput:
+        return
+    track = follower.tracks.get(tensor)
+    if track is None or tensor.ndim not in (2, 4):
+        return
+    cells = [1 if axis.dim is None else tensor.shape[axis.dim] for axis in track.axes]
+    if tensor.ndim == 4 and cells[0] * cells[1] not in (tensor[0, 0].numel(), tensor[0, ..., 0].numel()):
+        return  # cells and units were mixed and laid out anew
+    is_global = any(axis.is_global for axis in track.axes)
+    found[ref.name] = FieldMap(track.rows.field, track.columns.field, "trace", is_global)
+
+
+class Follower(TorchDispatchMode):
+    """Keeps the track of every tensor that depends on the input; None where it is unknown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracks: Any = WeakTensorKeyDictionary()
+        self.is_lost = False
+        """Whether something was written into a part of a tensor, which tracks of whole tensors cannot tell."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operation and derive the track of its result; one without a rule is taken apart if that can be."""
+        kwargs = kwargs or {}
+        name = func._schema.name.removeprefix("aten::").rstrip("_") if func.namespace == "aten" else ""
+        is_pointwise = torch.Tag.pointwise in func.tags or name in ("cat", "concat")
+        if func.namespace == "aten" and not is_pointwise and name not in RULES:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        arguments = {argument.name: argument.default_value for argument in func._schema.arguments}
+        arguments |= dict(zip(arguments, args, strict=False)) | kwargs
+        operands = self._operands(arguments)
+        result = func(*args, **kwargs)
+        if not operands or name in FRESH:
+            return result
+        written = arguments.get("self")
+        if func._schema.is_mutable and isinstance(written, Tensor):
+            self.is_lost |= written.untyped_storage().nbytes() > written.numel() * written.element_size()
+        outputs = [value for value in listed(result) if isinstance(value, Tensor)]
+        if not outputs:
+            return result
+        known = [(track, tensor) for track, tensor in operands if track is not None]
+        track = None
+        if len(known) == len(operands):
+            track = self._derive(name, is_pointwise, known, arguments, outputs[0])
+        for output in outputs:
+            self.tracks[output] = track
+        return result
+
+    def _operands(self, arguments: dict[str, Any]) -> list[tuple[Track | None, Tensor]]:
+        """Tracks of the arguments that depend on the input."""
+        tensors = [value for argument in arguments.values() for value in listed(argument) if isinstance(value, Tensor)]
+        return [(self.tracks[tensor], tensor) for tensor in tensors if tensor in self.tracks]
+
+    def _derive(
+        self, name: str, is_pointwise: bool, operands: list[Operand], arguments: dict[str, Any], output: Tensor
+    ) -> Track | None:
+        if is_pointwise:
+            over = arguments.get("dim", None) if name in ("cat", "concat") else None
+            if over is not None and any(axis.dim == over % output.ndim for track, _ in operands for axis in track.axes):
+                return None
+            return merge(operands, output.ndim)
+        rule = RULES.get(name)
+        if rule is None or len(operands) != 1:
+            return None
+        return rule(*operands[0], arguments, output)
+
+
+def listed(value: object) -> Sequence[object]:
+    """A list or tuple itself, anything else as the only one."""
+    return value if isinstance(value, (list, tuple)) else (value,)

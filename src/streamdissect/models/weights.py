@@ -1,0 +1,145 @@
+"""Weights from a file into a network, strictly, without ever running code from it; or random ones."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import BadInput
+
+RANDOM = "random"
+PICKLED = (".pt", ".pth", ".th", ".bin")
+WRAPPERS = ("state_dict", "model")
+"""Keys under which checkpoints of training scripts keep the state dict."""
+PREFIXES = ("module.", "_orig_mod.")
+"""Put before every key by DistributedDataParallel and torch.compile."""
+N_SHOWN = 3
+
+
+def load_weights(module: nn.Module, weights: str, seed: int) -> str:
+    """Put the weights into the module; returns the absolute path of the file, or `random`.
+
+    Raises
+    ------
+    BadInput
+        The file is missing, damaged, of another kind, holds more than tensors, or belongs to another network.
+    """
+    if weights == RANDOM:
+        randomise(module, seed)
+        return RANDOM
+    path = os.path.abspath(os.path.expanduser(weights))
+    state = strip_prefixes(read_state(path), module)
+    check_state(path, state, module)
+    module.load_state_dict(state, strict=True)
+    return path
+
+
+def randomise(module: nn.Module, seed: int) -> None:
+    """Every submodule's own initialisation, anew, in their order; the global generator stays as it is.
+
+    Parameters of submodules without `reset_parameters` keep their values.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        for part in module.modules():
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+
+
+def read_state(path: str) -> dict[str, Tensor]:
+    """The tensors of a file by their keys."""
+    if not os.path.isfile(path):
+        raise BadInput("weights", repr(path), "a file that exists", "check the path")
+    extension = os.path.splitext(path)[1].lower()
+    if extension == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError, ValueError) as error:
+            remedy = f"the file is damaged ({one_line(error)}): fetch it again"
+            raise BadInput("weights", repr(path), "a readable .safetensors file", remedy) from error
+    if extension not in PICKLED:
+        expected = f".safetensors or {', '.join(PICKLED)}"
+        raise BadInput("weights", repr(path), expected, f"or '{RANDOM}' for a random baseline")
+    found = read_pickled(path)
+    for wrapper in WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not (isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values())):
+        expected = "a state dict, perhaps under 'state_dict' or 'model'"
+        raise BadInput("weights", repr(path), expected, "save it with torch.save(model.state_dict(), FILE)")
+    return dict(found)
+
+
+def read_pickled(path: str) -> object:
+    """What torch.save wrote, as long as it is tensors and plain containers; anything else is never unpickled."""
+    if is_torchscript(path):
+        raise BadInput("weights", f"{path!r}, a TorchScript archive", "a state dict", "save model.state_dict() instead")
+    try:
+        found: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise RuntimeError, EOFError, KeyError, UnicodeDecodeError, ...
+        text = str(error)
+        if isinstance(error, pickle.UnpicklingError) and ("GLOBAL" in text or "global" in text):
+            remedy = "it may run code and was not loaded; save model.state_dict() alone, or .safetensors"
+            raise BadInput("weights", f"{path!r}, a pickle of more than tensors", "plain tensors", remedy) from error
+        remedy = f"the file is damaged ({one_line(error)}): fetch it again"
+        raise BadInput("weights", repr(path), "a file of torch.save", remedy) from error
+    return found
+
+
+def is_torchscript(path: str) -> bool:
+    """Whether a file is an archive of torch.jit.save."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def strip_prefixes(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Keys without the prefixes that wrappers gave to all of them and that the module's own keys have not."""
+    own = module.state_dict().keys()
+    while state.keys() != own:
+        shared = [prefix for prefix in PREFIXES if state and all(key.startswith(prefix) for key in state)]
+        if not shared:
+            break
+        state = {key.removeprefix(shared[0]): value for key, value in state.items()}
+    return state
+
+
+def check_state(path: str, state: dict[str, Tensor], module: nn.Module) -> None:
+    """BadInput that lists what is missing, unexpected or of another shape."""
+    own = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    faults = []
+    for what, keys in (
+        ("missing", [key for key in own if key not in state]),
+        ("unexpected", [key for key in state if key not in own]),
+    ):
+        if keys:
+            faults.append(f"{len(keys)} {what}: {listed(keys)}")
+    wrong = [
+        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if wrong:
+        faults.append(f"{len(wrong)} of another shape: {listed(wrong)}")
+    if faults:
+        remedy = "name the model they were saved from, with its arguments"
+        raise BadInput("weights", f"{path!r} with keys {'; '.join(faults)}", "the weights of this model", remedy)
+
+
+def listed(texts: list[str]) -> str:
+    """The first few, and a sign that there are more."""
+    return ", ".join(texts[:N_SHOWN]) + (", ..." if len(texts) > N_SHOWN else "")
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,200 @@
+"""What extraction stores, and for which images; capture; memory that does not grow."""
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+import streamdissect as sd
+from streamdissect.options import ExtractOptions
+from streamdissect.stages.forward import to_stored
+from streamdissect.stages.selection import choose_images
+
+
+def stored(run, layer):
+    return zarr.open_array(run / "activations.zarr" / layer, mode="r")[:]
+
+
+def test_the_store_holds_what_the_network_says(nets, scenes, tmp_path):
+    sd.extract(f"{nets}:build", scenes, ["block1.conv", "block2.act:relu"], tmp_path / "run", batch_size=4, dtype="float32")
+    data = sd.open_dataset(scenes)
+    from streamdissect.models import load_model
+
+    net = load_model(f"{nets}:build").module
+    mean, std = (torch.tensor(v)[:, None, None] for v in (ExtractOptions().mean, ExtractOptions().std))
+    for start in (0, 16):
+        batch = torch.stack([torch.from_numpy(data.image(i)).permute(2, 0, 1) for i in range(start, start + 4)])
+        with torch.inference_mode():
+            first = net.block1.conv((batch / 255 - mean) / std)
+            second = net.block2(net.pool(first.relu()))
+        np.testing.assert_array_equal(stored(tmp_path / "run", "block1.conv")[start : start + 4], first.numpy())
+        np.testing.assert_array_equal(stored(tmp_path / "run", "block2.act:relu")[start : start + 4], second.numpy())
+    assert stored(tmp_path / "run", "block1.conv").min() < 0, "the convolution's output before the in-place ReLU"
+
+
+def test_images_are_resized_as_pillow_does(nets, scenes, tmp_path):
+    sd.extract(f"{nets}:build", scenes, ["block1.conv"], tmp_path / "run", input_size=(48, 40), limit=3, is_first=True)
+    assert stored(tmp_path / "run", "block1.conv").shape == (3, 5, 24, 20)
+
+
+def test_negative_zero_is_stored_as_zero():
+    maps = torch.tensor([[[[-0.0, 0.0, -1e-9, 1.0]]]])
+    found = to_stored(maps, "x", "float16", False)
+    assert found.dtype == np.float16 and not np.signbit(found[..., :3]).any()
+    assert to_stored(maps, "x", "float32", False).view(np.uint32)[0, 0, 0, 0] == 0
+
+
+def test_a_limit_is_a_sample_that_grows(scenes):
+    data = sd.open_dataset(scenes)
+    samples = [set(choose_images(data, ExtractOptions(limit=n, seed=1)).tolist()) for n in (3, 8, 20, 99)]
+    assert [len(sample) for sample in samples] == [3, 8, 20, 20]
+    assert samples[0] < samples[1] < samples[2] == samples[3]
+    assert samples[0] != {0, 1, 2}
+    assert samples[1] != set(choose_images(data, ExtractOptions(limit=8, seed=2)).tolist())
+    assert choose_images(data, ExtractOptions(limit=4, is_first=True)).tolist() == [0, 1, 2, 3]
+    assert choose_images(data, ExtractOptions(split="val")).tolist() == [3, 7, 11, 15, 19]
+    with pytest.raises(sd.BadInput, match=r"--split.*'test'.*train"):
+        choose_images(data, ExtractOptions(split="test"))
+
+
+def test_a_limited_run_scores_its_images(nets, scenes, tmp_path):
+    sd.extract(f"{nets}:build", scenes, ["block1.act"], tmp_path / "run", limit=6, seed=4)
+    result = sd.score(tmp_path / "run")
+    data = sd.open_dataset(scenes)
+    chosen = choose_images(data, ExtractOptions(limit=6, seed=4))
+    assert list(result.image_name) == [data.names[i] for i in chosen]
+    assert len(result.concept_name) == len(data.concepts)
+
+
+@pytest.mark.parametrize("thresholds", ["exact", "histogram"])
+def test_float32_thresholds_by_either_method(thresholds, nets, scenes, tmp_path):
+    tails = (Fraction(1, 100), Fraction(1, 20))
+    sd.extract(f"{nets}:build", scenes, ["block1.act", "block2.conv"], tmp_path / "run", dtype="float32", tails=tails,
+               thresholds=thresholds, shard_images=6)  # fmt: skip
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    kind = "binned" if thresholds == "histogram" else "buffered"
+    assert {layer["streams"]["kind"] for layer in manifest["layers"]} == {kind}
+    for tail in (*tails, Fraction(1, 2)):  # the last one is larger than those extracted
+        result = sd.score(tmp_path / "run", tail=tail, name=f"t{tail.denominator}")
+        for name, layer in result.layers.items():
+            values = np.moveaxis(stored(tmp_path / "run", name), 1, 0).reshape(len(layer.n), -1)
+            m = int(tail * values.shape[1])
+            ordered = np.sort(values)
+            np.testing.assert_array_equal(layer.threshold, ordered[:, -m - 1])
+            np.testing.assert_array_equal(layer.n_above, (values > layer.threshold[:, None]).sum(1))
+
+
+def test_float32_beyond_the_memory_switches_and_says_so(nets, scenes, tmp_path, capsys):
+    from streamdissect.cli import main
+
+    arguments = ["extract", "--model", f"{nets}:build", "--data", scenes, "--layers", "block1.act", "--dtype", "float32",
+                 "--memory", "600kB", "--shard-images", "2", "--batch-size", "2", "--tail", "1/4"]  # fmt: skip
+    assert main([*map(str, arguments), "--out", str(tmp_path / "small")]) == 0
+    assert "found exactly in two" in capsys.readouterr().err
+    sd.extract(f"{nets}:build", scenes, ["block1.act"], tmp_path / "large", dtype="float32", shard_images=2, batch_size=2,
+               tails=(Fraction(1, 4),))  # fmt: skip
+    small, large = sd.score(tmp_path / "small", memory=10**6), sd.score(tmp_path / "large")
+    for key, array in small.layers["block1.act"].arrays.items():
+        np.testing.assert_array_equal(array, large.layers["block1.act"].arrays[key], err_msg=key)
+
+
+def test_float16_and_float32_stores_agree(nets, scenes, tmp_path):
+    """Methods 9.3 (11)."""
+    results = []
+    for dtype in ("float16", "float32"):
+        sd.extract(f"{nets}:build", scenes, ["block1.conv", "block2.conv"], tmp_path / dtype, dtype=dtype)
+        results.append(sd.score(tmp_path / dtype))
+    for name in results[0].layers:
+        assert np.abs(results[0].iou[name] - results[1].iou[name]).max() < 0.01
+
+
+def test_capture_in_any_order_equals_extract(nets, scenes, tmp_path):
+    data = sd.open_dataset(scenes)
+    from streamdissect.models import load_model
+    from streamdissect.stages.forward import iter_images
+
+    sd.extract(f"{nets}:build", data, ["block1.act", "block2.conv"], tmp_path / "whole", batch_size=1, threads=1)
+    expected = sd.score(tmp_path / "whole")
+    net = load_model(f"{nets}:build").module
+    mean, std = (torch.tensor(v)[:, None, None] for v in (ExtractOptions().mean, ExtractOptions().std))
+    order = np.random.default_rng(0).permutation(len(data)).tolist()
+    with sd.capture(net, ["block1.act", "block2.conv"], tmp_path / "loop", n_images=20, data=data, shard_images=3) as cap:
+        for index in order:
+            image = next(iter_images(data, [index], (64, 64), 0))
+            with cap.images([index]), torch.inference_mode():
+                net(((torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std)[None])
+    found = sd.score(tmp_path / "loop")
+    assert list(found.image_name) == [data.names[i] for i in order]
+    for name, layer in expected.layers.items():
+        for key, array in layer.arrays.items():
+            if not key.startswith("top_"):
+                np.testing.assert_array_equal(array, found.layers[name].arrays[key], err_msg=key)
+
+
+def test_capture_refuses_what_it_cannot_record(nets, scenes, tmp_path):
+    from streamdissect.models import load_model
+
+    net = load_model(f"{nets}:build").module
+    batch = torch.zeros(2, 3, 64, 64)
+    with pytest.raises(sd.IncompleteRun, match="2 of 4 images"), sd.capture(net, ["block1.act"], tmp_path / "a", n_images=4) as cap:
+        with cap.images([0, 1]):
+            net(batch)
+        for index, words in (([1, 2], "image 1 again"), ([2, 2], "image 2 again"), ([2, 3, 4], "image 5 of 4")):
+            with pytest.raises(sd.BadInput, match=words), cap.images(index):
+                pass
+        with pytest.raises(sd.BadInput, match="1 indices"), cap.images([2]):
+            net(batch)
+    with pytest.raises(sd.IncompleteRun, match="not finished"):
+        sd.score(tmp_path / "a", scenes)
+    with pytest.raises(sd.BadInput, match="overwrite=True"), sd.capture(net, ["block1.act"], tmp_path / "a", n_images=2):
+        pass
+    with sd.capture(net, ["block1.act"], tmp_path / "a", n_images=2, overwrite=True) as cap, cap.images([5, 3]):
+        net(batch)
+    with pytest.raises(sd.BadInput, match="captured without one"):
+        sd.score(tmp_path / "a")
+    assert list(sd.score(tmp_path / "a", scenes).image_name) == ["scene-00005.png", "scene-00003.png"]
+
+
+PEAK = """
+import resource, sys
+import streamdissect as sd
+model, n, out, stage = sys.argv[1:]
+if stage == "extract":
+    sd.extract(model, f"synth:?n={n}&size=64", ["block1.act"], out, shard_images=16, batch_size=16, threads=1, memory=2**28)
+else:
+    sd.score(out, threads=1, memory=2**28)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_images(nets, tmp_path):
+    peaks = {}
+    for n in (48, 384):
+        for stage in ("extract", "score"):
+            call = [sys.executable, "-c", PEAK, f"{nets}:build?width=24", str(n), str(tmp_path / str(n)), stage]
+            done = subprocess.run(call, capture_output=True, text=True, check=True)
+            peaks[stage, n] = int(done.stdout)
+    for stage in ("extract", "score"):
+        # 384 images hold 19 MB of activations; an eighth of them fits into a shard
+        assert peaks[stage, 384] < peaks[stage, 48] + 8e6, peaks
+
+
+def test_clean_keeps_the_results_and_extract_restores_the_rest(nets, scenes, tmp_path, command):
+    out = tmp_path / "run"
+    arguments = ["extract", "--model", f"{nets}:build", "--data", scenes, "--layers", "block1.act", "--out", out]
+    command(*arguments, check=0)
+    assert "not scored" in command("clean", out, check=2).stderr
+    first = command("score", out, check=0).stdout
+    freed = command("clean", out, check=0)
+    assert "removing" in freed.stderr and "activations.zarr" in freed.stderr
+    assert not (out / "activations.zarr").exists()
+    assert command("score", out, check=0).stdout == first
+    assert command("score", out, "--name", "x").returncode == 3
+    command(*arguments, check=0)
+    command("score", out, "--name", "x", check=0)
+    assert (out / "tables/units.csv").read_text() == (out / "scores/x/tables/units.csv").read_text()
