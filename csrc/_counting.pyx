@@ -44,7 +44,7 @@ cdef extern from "count.h" nogil:
     void sd_count_image_float(const float *, int64_t, int64_t, int64_t, const float *, const int32_t *, int,
                               const sd_axis *, const sd_axis *, const sd_image_labels *, const sd_scratch *,
                               uint64_t *, int64_t *, int64_t *, int64_t *, int64_t *)
-    int64_t sd_count_words(uint64_t *, int, sd_extent, const sd_image_labels *, int64_t *)
+    int64_t sd_count_words(const uint64_t *, int, sd_extent, const sd_image_labels *, int64_t *)
     void sd_add_counts(const sd_image_labels *, const int64_t *, int64_t, int64_t, int64_t, int64_t *, int64_t *)
 
 
@@ -188,7 +188,7 @@ def count_maps(
 
 
 def count_masks(
-    uint64_t[:, :, ::1] masks,              # (B, K, H * words)
+    const uint64_t[:, :, ::1] masks,        # (B, K, H * words)
     int n_rows,
     Labels labels,
     Py_ssize_t most_planes,

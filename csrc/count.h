@@ -15,7 +15,7 @@ typedef struct {                 /* one image */
     int32_t n_planes, n_whole, n_present;
 } sd_image_labels;
 
-SD_INLINE int64_t sd_count_words(uint64_t *bits, int words, sd_extent extent, const sd_image_labels *labels,
+SD_INLINE int64_t sd_count_words(const uint64_t *bits, int words, sd_extent extent, const sd_image_labels *labels,
                                  int64_t *SD_RESTRICT count)
 {
     const int n_planes = labels->n_planes;
@@ -71,9 +71,11 @@ SD_INLINE void sd_count_image(const void *maps, int is_half, int64_t unit_begin,
         if (!(is_half ? sd_any_above16((const uint16_t *)map, n, keys16[k])
                       : sd_any_above32((const uint32_t *)map, n, keys[k])))
             continue;
-        active[k]++;
         sd_load_map(map, is_half, rows, columns, scratch);
-        const sd_extent extent = sd_mask_map(thresholds[k], keys[k], or_equal, rows, columns, scratch, bits);
+        const uint32_t largest = sd_find_active(rows, columns, keys[k], scratch);
+        if (largest > SD_INFINITY_KEY32 && !sd_any_number_above(rows, columns, keys[k], scratch)) continue;
+        active[k]++;
+        const sd_extent extent = sd_mask_map(largest, thresholds[k], or_equal, rows, columns, scratch, bits);
         if (extent.y_begin >= extent.y_end) continue;
         const int64_t area = sd_count_words(bits, words, extent, labels, count);
         if (area) sd_add_counts(labels, count, area, n_units, k, counters, chance);
@@ -106,7 +108,8 @@ SD_CLONED static void sd_mask_one(const float *map, float threshold, int32_t key
 {
     if (!sd_any_above32((const uint32_t *)map, rows->n_source * columns->n_source, key)) return;
     sd_load_map(map, 0, rows, columns, scratch);
-    sd_mask_map(threshold, key, or_equal, rows, columns, scratch, bits);
+    const uint32_t largest = sd_find_active(rows, columns, key, scratch);
+    sd_mask_map(largest, threshold, or_equal, rows, columns, scratch, bits);
 }
 
 #endif

@@ -143,6 +143,19 @@ SD_INLINE uint32_t sd_find_active(const sd_axis *rows, const sd_axis *columns, i
     return (uint32_t)most;
 }
 
+/* As the search for active columns, for a map with NaN, whose keys exceed those of all numbers. */
+static int sd_any_number_above(const sd_axis *rows, const sd_axis *columns, int32_t key, const sd_scratch *scratch)
+{
+    for (int i = 0; i < rows->n_source; i++)
+        for (int j = 0; j < columns->n_source; j++) {
+            int32_t bits;
+            memcpy(&bits, scratch->values + (size_t)i * sd_stride(columns) + j, sizeof bits);
+            const int32_t found = sd_key32((uint32_t)bits);
+            if (found > key && found <= SD_INFINITY_KEY32) return 1;
+        }
+    return 0;
+}
+
 /* One source row interpolated along the columns, pixels begin..end-1, cell by cell: all pixels of a cell share its two
    sources, so they take no gather. Pixels are done eight at a time; the surplus, up to seven, is overwritten by the next
    cell or lies past the end. */
@@ -233,16 +246,16 @@ SD_INLINE sd_span sd_touched(const sd_axis *columns, const int32_t *left, const 
     return span;
 }
 
-/* The mask of scratch->values. bits: (rows->n_pixels, words) of zeros, set within the returned extent.
-   key: values with a larger key are those that pass the test. */
-SD_INLINE sd_extent sd_mask_map(float threshold, int32_t key, int or_equal, const sd_axis *rows,
+/* The mask of scratch->values, whose active columns and largest magnitude are known. bits: (rows->n_pixels, words) of
+   zeros, set within the returned extent. */
+SD_INLINE sd_extent sd_mask_map(uint32_t largest, float threshold, int or_equal, const sd_axis *rows,
                                 const sd_axis *columns, const sd_scratch *scratch, uint64_t *bits)
 {
     const int words = (columns->n_pixels + 63) / 64, stride = sd_stride(columns);
     const int32_t *const left = scratch->left + 1, *const right = scratch->right + 1;
     const uint64_t last_word = columns->n_pixels % 64 ? (1ull << (columns->n_pixels % 64)) - 1 : ~0ull;
     sd_extent extent = {rows->n_pixels, 0, words, 0};
-    uint32_t largest = sd_find_active(rows, columns, key, scratch), threshold_bits;
+    uint32_t threshold_bits;
     memcpy(&threshold_bits, &threshold, 4);
     threshold_bits &= 0x7fffffff;
     largest = threshold_bits > largest ? threshold_bits : largest;

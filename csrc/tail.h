@@ -226,12 +226,14 @@ SD_CLONED static void sd_refine(const uint32_t *values, int64_t n_images, int64_
     for (int64_t slot = 0; slot < n_slots; slot++)
         for (int64_t image = 0; image < n_images; image++) {
             const uint32_t *map = values + (image * n_units + first_unit + slot) * n;
-            const int32_t floor = (int32_t)((uint32_t)wanted[slot] << 16);
             for (int i = 0; i < n; i += 64) {
                 const int block = n - i < 64 ? n - i : 64;
                 uint64_t mask = 0;
-                for (int j = 0; j < block; j++)
-                    mask |= (uint64_t)((sd_key32(map[i + j]) >> 16) == (floor >> 16)) << j;
+                for (int j = 0; j < block; j++) {
+                    const int32_t key = sd_key32(map[i + j]);
+                    const int is_number = key <= SD_INFINITY_KEY32 && key >= -SD_INFINITY_KEY32 - 1;
+                    mask |= (uint64_t)(((key >> 16) == wanted[slot]) & is_number) << j;
+                }
                 for (; mask; mask &= mask - 1)
                     low[slot * 65536 + (sd_key32(map[i + sd_lowest_bit(mask)]) & 0xffff)]++;
             }

@@ -53,7 +53,8 @@ def test_a_wrong_file_is_refused(text, words, tmp_path, capsys):
     config = tmp_path / "run.toml"
     config.write_text(text)
     assert main(["extract", "--config", str(config)]) == 2
-    assert all(word in capsys.readouterr().err for word in words)
+    message = capsys.readouterr().err
+    assert all(word in message for word in words), message
 
 
 def test_a_file_that_is_not_there(tmp_path, capsys):

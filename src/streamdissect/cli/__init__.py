@@ -32,6 +32,7 @@ def build_parser() -> tuple[arguments.Parser, dict[str, Any]]:
         module = modules[name] = import_module(f".{name}", __name__)
         text = (module.__doc__ or "").strip()
         child = commands.add_parser(name, help=text.partition("\n")[0], description=text)
+        child.set_defaults(parser=child)
         module.add_arguments(child)
     return parser, modules
 
@@ -39,10 +40,12 @@ def build_parser() -> tuple[arguments.Parser, dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     parser, modules = build_parser()
-    given = parser.parse_args(argv)
+    given, unknown = parser.parse_known_args(argv)
     if given.command is None:
+        parser.refuse_unknown(unknown)
         parser.print_help()
         return 0
+    given.parser.refuse_unknown(unknown)
     place = f"streamdissect {given.command}"
     try:
         return run_command(modules[given.command], given)

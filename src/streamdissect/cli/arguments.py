@@ -168,10 +168,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **named)
 
     def error(self, message: str) -> NoReturn:
-        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0].partition("=")[0]
-        near = get_close_matches(unknown, list(self._option_string_actions), 1) if unknown.startswith("-") else []
-        hint = f"did you mean {near[0]}? " if near else ""
-        self.exit(2, f"{self.prog}: {message}; {hint}see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def refuse_unknown(self, words: Sequence[str]) -> None:
+        """Leave where words are left that no option takes; names the nearest option."""
+        if words:
+            option = words[0].partition("=")[0]
+            near = get_close_matches(option, list(self._option_string_actions), 1)
+            self.error(f"unknown option or word {words[0]!r}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:

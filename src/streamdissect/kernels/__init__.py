@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from .geometry import AxisWeights, PlaneBatch, words_of
 
@@ -68,30 +68,40 @@ def threshold_keys(
     A threshold that is no float16 lies between two of them: a float16 value exceeds it iff it exceeds the lower one.
     NaN passes nothing.
     """
-    thresholds = np.ascontiguousarray(thresholds, np.float32) + np.float32(0)
-    bits = thresholds.view(np.int32)
-    keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    bits = _plain(thresholds, np.float32).view(np.int32)
+    bits = np.where(bits == -(2**31), np.int32(0), bits)  # integers: floats may be flushed to zero in this thread
+    keys = _keys32(bits).astype(np.int64)
     with np.errstate(over="ignore", invalid="ignore"):
-        half = thresholds.astype(np.float16)
-        wide = half.astype(np.float32)
-        half_bits = (half + np.float16(0)).view(np.int16)
-        keys16 = (half_bits ^ ((half_bits >> 15) & 0x7FFF)).astype(np.int64)
-        keys16 -= wide > thresholds
-        if or_equal:
-            keys16 -= wide == thresholds
+        half = bits.view(np.float32).astype(np.float16)
+        wide = _keys32(half.astype(np.float32).view(np.int32))
+    half_bits = half.view(np.int16)
+    keys16 = (half_bits ^ ((half_bits >> 15) & 0x7FFF)).astype(np.int64)
+    keys16 -= wide > keys
     if or_equal:
-        keys = np.where(thresholds == 0, -2, keys - 1)  # both zeros are at least zero
-        keys16 = np.where(thresholds == 0, -2, keys16)
-    nan = np.isnan(thresholds)
+        keys16 -= wide == keys
+        keys = np.where(bits == 0, -2, keys - 1)  # both zeros are at least zero
+        keys16 = np.where(bits == 0, -2, keys16)
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
     keys[nan], keys16[nan] = 2**31 - 1, 2**15 - 1
-    return thresholds, keys.astype(np.int32), keys16.astype(np.int16)
+    return bits.view(np.float32), keys.astype(np.int32), keys16.astype(np.int16)
+
+
+def _plain(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """Contiguous and aligned: the array itself where it is so already."""
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _keys32(bits: NDArray[np.int32]) -> NDArray[np.int32]:
+    """float32 bits -> integers in the order of the floats."""
+    keys: NDArray[np.int32] = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return keys
 
 
 def _check_maps(maps: NDArray[Any], rows: AxisWeights, columns: AxisWeights) -> NDArray[Any]:
     check(maps.dtype in (np.float16, np.float32), f"maps are float16 or float32, not {maps.dtype}")
     grid = (rows.n_source, columns.n_source)
     check(maps.shape[-2:] == grid, f"maps are {maps.shape[-2:]}, the weights are for {grid}")
-    return np.ascontiguousarray(maps)
+    return _plain(maps)
 
 
 def mask_maps(
@@ -125,7 +135,7 @@ def mask_maps(
     bits = np.zeros((len(maps), rows.n_pixels * words_of(columns.n_pixels)), np.uint64)
     if len(maps):
         thresholds, keys, _ = threshold_keys(thresholds, or_equal)
-        kernel_backend(backend).mask_maps(maps.astype(np.float32), thresholds, keys, or_equal, rows, columns, bits)
+        kernel_backend(backend).mask_maps(maps.astype(np.float32, copy=False), thresholds, keys, or_equal, rows, columns, bits)
     return bits
 
 
@@ -134,8 +144,9 @@ def _check_counters(
 ) -> None:
     check(len(planes) == n_images, f"{n_images} images of maps, label planes of {len(planes)}")
     for name, array in (("counters", counters), ("chance", chance)):
-        check(array.dtype == np.int64 and array.flags.c_contiguous, f"{name} are contiguous int64")
+        check(array.dtype == np.int64 and array.flags.carray, f"{name} are contiguous, writeable int64")
         check(array.ndim == 2 and array.shape[1] == n_units, f"{name} are (rows, {n_units}), not {array.shape}")
+    planes.check()
     for name, rows, array in (
         ("plane_row", planes.plane_row, counters),
         ("touch_row", planes.touch_row, counters),
@@ -188,7 +199,8 @@ def count_maps(
     check(len(thresholds) == n_units, f"{n_units} units, {len(thresholds)} thresholds")
     check(planes.shape == (rows.n_pixels, columns.n_pixels), f"planes are {planes.shape}, the weights for another grid")
     _check_counters(planes, n_images, n_units, counters, chance)
-    check(active.shape == (n_units,) and active.dtype == np.int64, f"active is int64 ({n_units},)")
+    is_vector = active.shape == (n_units,) and active.dtype == np.int64 and active.flags.carray
+    check(is_vector, f"active is contiguous, writeable int64 ({n_units},)")
     if n_images == 0 or n_units == 0:
         return
     module = kernel_backend(backend)
@@ -223,23 +235,29 @@ def count_masks(
     _check_counters(planes, masks.shape[0], masks.shape[1], counters, chance)
     if masks.size:
         module = kernel_backend(backend)
-        module.count_masks(np.ascontiguousarray(masks), planes.shape[0], module.prepare(planes), counters, chance)
+        module.count_masks(_plain(masks), planes.shape[0], module.prepare(planes), counters, chance)
 
 
 def fill_planes(
     layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64], *, backend: str = "auto"
 ) -> None:
     """Set in planes (H * words, P) the pixels of `layer` (H, W): number n goes to plane `plane_of[n]`, -1: none."""
-    check(layer.ndim == 2 and layer.size > 0, f"a label map is (H, W), not {layer.shape}")
+    layer = _label_map(layer)
     check(plane_of.shape == (65536,), "plane_of has an entry for each of 65536 numbers")
+    check(planes.dtype == np.uint64 and planes.ndim == 2 and planes.flags.carray, "planes are uint64, writeable")
     check(planes.shape[0] == layer.shape[0] * words_of(layer.shape[1]), "planes are of another grid")
     check(bool(plane_of.max() < planes.shape[1]), "plane_of points outside the planes")
-    layer = np.ascontiguousarray(layer, np.uint16)
-    kernel_backend(backend).fill_planes(layer, np.ascontiguousarray(plane_of, np.int32), planes)
+    kernel_backend(backend).fill_planes(layer, _plain(plane_of, np.int32), planes)
 
 
 def count_numbers(layer: NDArray[np.uint16], *, backend: str = "auto") -> NDArray[np.int64]:
     """(65536,) pixels of each label number in a map (H, W)."""
     count = np.zeros(65536, np.int64)
-    kernel_backend(backend).count_numbers(np.ascontiguousarray(layer, np.uint16), count)
+    kernel_backend(backend).count_numbers(_label_map(layer), count)
     return count
+
+
+def _label_map(layer: NDArray[Any]) -> NDArray[np.uint16]:
+    check(layer.ndim == 2 and layer.size > 0, f"a label map is (H, W), not {layer.shape}")
+    check(np.can_cast(layer.dtype, np.uint16), f"a label map holds uint16, not {layer.dtype}")
+    return _plain(layer, np.uint16)

@@ -120,6 +120,24 @@ class PlaneBatch:
         """Planes of the image that has most."""
         return int(np.diff(self.plane_ptr).max(initial=0))
 
+    def check(self) -> None:
+        """Raise ValueError unless the arrays fit together: kernels read them without looking."""
+        n_words = self.shape[0] * words_of(self.shape[1])
+        pointers = (
+            ("word_ptr", self.word_ptr, self.words),
+            ("plane_ptr", self.plane_ptr, self.plane_row),
+            ("whole_ptr", self.whole_ptr, self.whole_row),
+            ("present_ptr", self.present_ptr, self.present_row),
+        )
+        for name, pointer, array in pointers:
+            fits = pointer.shape == self.word_ptr.shape and pointer[0] == 0 and pointer[-1] == len(array)
+            if not fits or np.any(pointer[1:] < pointer[:-1]):
+                raise ValueError(f"{name} does not divide its array among {len(self)} images")
+        if np.any(np.diff(self.word_ptr) != n_words * np.diff(self.plane_ptr)):
+            raise ValueError(f"label planes of this grid have {n_words} words each")
+        if len(self.touch_row) != len(self.plane_row) or len(self.present_area) != len(self.present_row):
+            raise ValueError("touch_row goes with plane_row, and present_area with present_row")
+
     def planes(self, i: int) -> NDArray[np.uint64]:
         """(H * words, n_planes) planes of image i."""
         n_planes = int(self.plane_ptr[i + 1] - self.plane_ptr[i])

@@ -146,7 +146,7 @@ def to_maps(
     prefix_tokens: int | None = None,
     grid: tuple[int, int] | None = None,
 ) -> Tensor:
-    """(B, K, h, w) from a layer's tensor (methods 1.4), a view where possible.
+    """(B, K, h, w) from a layer's tensor (methods 1.4), a view where that is possible.
 
     Parameters
     ----------
@@ -171,4 +171,4 @@ def to_maps(
         expected = f"{rows} x {columns} tokens of the grid" if grid else "a square number of tokens"
         got = f"{shape[1]} tokens" + (f", {n_tokens} without {prefix} before them" if prefix else "")
         raise BadInput(f"layer {layer}", got, expected, LAYOUT_REMEDY)
-    return tensor[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+    return tensor[:, prefix:].transpose(1, 2).reshape(shape[0], shape[2], rows, columns)

@@ -52,7 +52,7 @@ def names_of(module: nn.Module, each_alias: bool = False) -> dict[str, str]:
 
 def wrappers_of(module: nn.Module) -> list[str]:
     """The prefixes of the wrappers around a network: DistributedDataParallel, torch.compile."""
-    found = []
+    found: list[str] = []
     while True:
         children = dict(module.named_children())
         name = next(iter(children), "") + "."

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import default_generator
 
 from ..errors import BadInput
 from .weights import RANDOM, load_weights
@@ -76,7 +77,7 @@ def load_model(spec: str | nn.Module, weights: str | None = None, seed: int = 0)
     torch.Size([1, 45])
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        default_generator.manual_seed(seed)
         if isinstance(spec, nn.Module):
             module = spec if weights is None else copy.deepcopy(spec)
             name = f"python:{type(spec).__module__}.{type(spec).__qualname__}"

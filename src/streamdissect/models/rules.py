@@ -185,12 +185,13 @@ def padding(track: Track, x: Tensor, given: Arguments, y: Tensor) -> Track | Non
 
 def resizing(track: Track, x: Tensor, given: Arguments, y: Tensor) -> Track | None:
     """Nearest and (bi)linear interpolation to another size; the sizes of fields are nominal (methods 2.2)."""
-    first = x.ndim - len(y.shape[2:])
     factors = given.get("scale_factors") or [given.get("scales_h"), given.get("scales_w")]
     is_linear = "align_corners" in given
 
     def change(axis: Axis, dim: int) -> Axis | None:
-        old, new, factor = x.shape[dim], y.shape[dim], factors[dim - first]
+        if dim < 2:
+            return None
+        old, new, factor = x.shape[dim], y.shape[dim], factors[dim - 2]
         f = Fraction(new, old) if not factor else Fraction(factor).limit_denominator(1 << 16)
         size = axis.field.size + (axis.field.step if is_linear else 0)
         if given.get("align_corners"):
@@ -254,7 +255,7 @@ def viewing(track: Track, x: Tensor, given: Arguments, y: Tensor) -> Track | Non
         n, before = x.shape[dim], prod(x.shape[:dim])
         if n == 1:
             there = dim - x.ndim + y.ndim
-            return axis.at(there if 0 <= there and y.shape[there] == 1 else None)
+            return axis.at(there if there >= 0 and y.shape[there] == 1 else None)
         for there in range(y.ndim):
             if y.shape[there] == n and prod(y.shape[:there]) == before:
                 return axis.at(there)
@@ -321,7 +322,7 @@ NAMES: dict[Rule, str] = {
     "rrelu rrelu_with_noise threshold leaky_relu hardtanh relu6 hardshrink softshrink gelu relu clamp",
     mark_global: "native_group_norm",
     convolution: "convolution",
-    pooling: "max_pool2d_with_indices avg_pool2d avg_pool3d max_pool3d_with_indices max_pool2d lp_pool2d",
+    pooling: "max_pool2d_with_indices avg_pool2d avg_pool3d max_pool3d_with_indices max_pool2d",
     adaptive_pooling: "_adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d",
     padding: "constant_pad_nd reflection_pad2d replication_pad2d",
     resizing: "upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d",

@@ -24,14 +24,14 @@ from .layers import LayerRef
 from .quiet import blank_images, evaluating
 from .rules import RULES, Axis, Operand, Track, merge
 
-FRESH = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
-FRESH += ("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
+FRESH = (
+    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
+    *("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided"),
+)
 """Operations whose result does not depend on the values of their input."""
 
 
-def trace_fields(
-    module: nn.Module, refs: Sequence[LayerRef], input_shape: tuple[int, int]
-) -> dict[str, FieldMap]:
+def trace_fields(module: nn.Module, refs: Sequence[LayerRef], input_shape: tuple[int, int]) -> dict[str, FieldMap]:
     """Field maps of the layers that known operations lead to.
 
     Parameters
@@ -73,9 +73,7 @@ def trace_fields(
     return {} if follower.is_lost else found
 
 
-def take_note(
-    follower: Follower, ref: LayerRef, found: dict[str, FieldMap], calls: list[None], value: object
-) -> None:
+def take_note(follower: Follower, ref: LayerRef, found: dict[str, FieldMap], calls: list[None], value: object) -> None:
     """Keep the field map of a tensor as it passes a hook."""
     calls.append(None)
     if len(calls) != (ref.call or 0) + 1:
@@ -94,11 +92,11 @@ def take_note(
     found[ref.name] = FieldMap(track.rows.field, track.columns.field, "trace", is_global)
 
 
-class Follower(TorchDispatchMode):
+class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps the track of every tensor that depends on the input; None where it is unknown."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tracks: Any = WeakTensorKeyDictionary()
         self.is_lost = False
         """Whether something was written into a part of a tensor, which tracks of whole tensors cannot tell."""
@@ -144,7 +142,7 @@ class Follower(TorchDispatchMode):
         self, name: str, is_pointwise: bool, operands: list[Operand], arguments: dict[str, Any], output: Tensor
     ) -> Track | None:
         if is_pointwise:
-            over = arguments.get("dim", None) if name in ("cat", "concat") else None
+            over = arguments.get("dim") if name in ("cat", "concat") else None
             if over is not None and any(axis.dim == over % output.ndim for track, _ in operands for axis in track.axes):
                 return None
             return merge(operands, output.ndim)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._C import default_generator
 
 from ..errors import BadInput
 
@@ -47,7 +48,7 @@ def randomise(module: nn.Module, seed: int) -> None:
     Parameters of submodules without `reset_parameters` keep their values.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        default_generator.manual_seed(seed)
         for part in module.modules():
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):

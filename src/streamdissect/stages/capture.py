@@ -91,7 +91,7 @@ class Capture:
             raise BadInput("images", f"image {twice} again", "each image once", "leave repeated images out")
         if len(self._seen) + len(indices) > self._n_images:
             raise BadInput(
-                "images", f"image {len(self._seen) + 1} of {self._n_images}", "no more than n_images", "raise it"
+                "images", f"{len(self._seen) + len(indices)} images", f"the {self._n_images} announced", "raise it"
             )
         self._started = time.perf_counter()
         self._hooks.clear()

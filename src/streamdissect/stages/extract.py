@@ -256,5 +256,5 @@ def plain(value: Any) -> Any:
 
 def refuse_other_content(out: str | os.PathLike[str]) -> None:
     """A run is made in a new or empty directory."""
-    if os.path.exists(out) and (not os.path.isdir(out) or any(os.scandir(out))):
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise BadInput("--out", repr(os.fspath(out)), "a run, or a new or empty directory", "choose another --out")

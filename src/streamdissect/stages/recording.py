@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import time
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..measure.topimages import TopImages
 from ..quantile import BinnedTail, BufferedTail, UnitStreams
 from ..store.activations import ActivationStore, LayerArray
 from ..store.claims import Claims
-from ..store.partials import Ledger, load_arrays, name_shards, save_arrays, under_prefix, with_prefix
+from ..store.partials import Ledger, name_shards, open_arrays, save_arrays, under_prefix, with_prefix
 from ..store.rundir import RunDir
 
 COMMIT_SECONDS = 5.0
@@ -146,19 +146,22 @@ class Recorder:
 def recover_commits(ledger: Ledger) -> None:
     """Commit the shards whose process died between saving its state and saying so."""
     for path in ledger.worker_paths():
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                pending = json.loads(str(file["commits"]))
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise damaged_state(path, error) from error
+        with state_of(path) as file:
+            pending = json.loads(str(file["commits"]))
         for shard, content in pending.items():
             if not ledger.is_done(int(shard)):
                 ledger.commit(int(shard), content)
 
 
-def damaged_state(path: Path, error: Exception) -> IncompleteRun:
-    """A worker's state cannot be made good: what it held is known nowhere else."""
-    return IncompleteRun(f"{path}: damaged ({error}); extract again with --overwrite")
+@contextmanager
+def state_of(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """A worker's state. What it held is known nowhere else: where it is damaged, the run has to be made anew."""
+    try:
+        with open_arrays(path) as file:
+            yield file
+    except (IncompleteRun, ValueError, KeyError) as error:
+        reason = error.__cause__ or error
+        raise IncompleteRun(f"{path}: damaged ({reason}); extract again with --overwrite") from error
 
 
 @dataclass(frozen=True)
@@ -189,15 +192,13 @@ def read_recorded(run: RunDir) -> Recorded:
     held: list[int] = []
     peak = 0
     for path in ledger.worker_paths():
-        arrays = load_arrays(path)
-        try:
+        with state_of(path) as file:
+            arrays = dict(file)
             held += arrays["held"].tolist()
             peak = max(peak, int(arrays["peak_bytes"]))
             for j, plan in enumerate(plans):
                 streams[j].merge(STREAMS[plan.kind].from_arrays(under_prefix(f"streams{j}", arrays)))
                 top[j].merge(TopImages.from_arrays(under_prefix(f"top{j}", arrays)))
-        except (ValueError, KeyError) as error:
-            raise damaged_state(path, error) from error
     if sorted(held) != list(range(run.n_shards)):
         wrong = [shard for shard in range(run.n_shards) if held.count(shard) != 1]
         which = name_shards(wrong, run.n_shards)

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.errors import ContainsArrayError
+from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from ..atomic import digest_file, sync
 from ..errors import IncompleteRun
@@ -83,15 +83,18 @@ class ActivationStore:
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def create(self) -> None:
-        """Write the metadata, over any that is there."""
-        group = zarr.open_group(self.path, mode="a", zarr_format=3)
+        """Write the metadata that is not there yet; several workers may do so at once."""
+        try:
+            group = zarr.create_group(self.path, zarr_format=3)
+        except ContainsGroupError:
+            group = zarr.open_group(self.path, mode="r+")
         for layer in self.layers.values():
             compressors: list[Any] = {
                 "none": [],
                 "zstd": [ZstdCodec(level=1)],
                 "lz4": [BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1)],
             }[layer.codec]
-            with suppress(ContainsArrayError):  # another worker may create it at the same moment
+            with suppress(ContainsArrayError):
                 group.create_array(
                     layer.name,
                     shape=(self.n_images, layer.n_units, *layer.grid),

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -27,23 +28,26 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any
     return {"bytes": len(content), "blake2b": blake2b(content, digest_size=20).hexdigest()}
 
 
-def load_arrays(path: Path, prefix: str | None = None) -> Arrays:
-    """Load what `save_arrays` saved, or the part of it under a prefix.
+@contextmanager
+def open_arrays(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """What `save_arrays` saved, each array read when it is asked for.
 
     IncompleteRun where the file is missing or damaged; never runs code.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if prefix is None:
-                return {name: file[name] for name in file.files}
-            start = f"{prefix}/"
-            return {name[len(start) :]: file[name] for name in file.files if name.startswith(start)}
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            yield file
     except FileNotFoundError as error:
         raise IncompleteRun(f"{path}: the file is missing; run the same command again") from error
     except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
-        raise IncompleteRun(
-            f"{path}: the file is damaged ({error}); delete it, then run the same command again"
-        ) from error
+        raise IncompleteRun(f"{path}: damaged ({error}); delete it, then run the same command again") from error
+
+
+def load_arrays(path: Path, prefix: str | None = None) -> Arrays:
+    """Load what `save_arrays` saved, or the part of it under a prefix."""
+    start = "" if prefix is None else f"{prefix}/"
+    with open_arrays(path) as file:
+        return {name[len(start) :]: file[name] for name in file if name.startswith(start)}
 
 
 def with_prefix(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:

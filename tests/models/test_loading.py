@@ -1,0 +1,264 @@
+"""Networks by name, weights from files, and what is said about those that do not fit."""
+
+import os
+import pickle
+import random
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from streamdissect.errors import BadInput
+from streamdissect.models import load_model
+from streamdissect.models.loading import hash_state
+
+NET = """\
+import torch
+from torch import nn
+from sibling import WIDTH
+
+class Net(nn.Sequential):
+    def __init__(self, width=WIDTH, name="plain"):
+        super().__init__(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU())
+        self.name = name
+
+def broken(): raise RuntimeError("no luck")
+def words(): return ["a", "list"]
+def scripted(): return torch.jit.script(nn.ReLU())
+NUMBER = 5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A directory, the current one, with nets.py and its sibling."""
+    (tmp_path / "nets.py").write_text(NET)
+    (tmp_path / "sibling.py").write_text("WIDTH = 4\n")
+    (tmp_path / "faulty.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    import sys
+
+    for name in ("nets", "sibling", "faulty"):
+        sys.modules.pop(name, None)
+
+
+def same(a, b):
+    return hash_state(a) == hash_state(b)
+
+
+def refusal(*args):
+    """The line of a refused load."""
+    with pytest.raises(BadInput) as caught:
+        load_model(*args)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_file_and_module(folder):
+    by_file = load_model("nets.py:Net?width=6&name=other")
+    assert by_file.spec == f"{folder}/nets.py:Net?width=6&name=other"
+    assert (by_file.module[0].out_channels, by_file.module.name) == (6, "other")
+    assert not by_file.module.training
+    assert by_file.weights is None
+    by_name = load_model("nets:Net")
+    assert by_name.spec == "nets:Net"
+    assert by_name.module[0].out_channels == 4
+
+
+def test_building_is_seeded_and_leaves_the_generator(folder):
+    before = torch.get_rng_state()
+    one, again, other = (load_model("nets:Net", None, seed) for seed in (0, 0, 1))
+    assert one.state_hash == again.state_hash != other.state_hash
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_random_weights_are_seeded(folder):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    kept, before = hash_state(net), torch.get_rng_state()
+    one, again, other = (load_model(net, "random", seed) for seed in (0, 0, 1))
+    assert one.weights == "random"
+    assert one.state_hash == again.state_hash != other.state_hash
+    assert hash_state(net) == kept != one.state_hash
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_shipped():
+    trained, baseline = load_model("shipped"), load_model("shipped", "random")
+    assert trained.spec == "shipped"
+    assert trained.state_hash != baseline.state_hash == load_model("shipped", "random").state_hash
+
+
+def test_an_object():
+    net = nn.ReLU().train()
+    loaded = load_model(net)
+    assert loaded.module is net
+    assert loaded.spec == "python:torch.nn.modules.activation.ReLU"
+
+
+def test_hash_sees_keys_types_shapes_and_bytes():
+    def state(**tensors):
+        net = nn.Module()
+        for name, tensor in tensors.items():
+            net.register_buffer(name, tensor)
+        return hash_state(net)
+
+    one = torch.ones(2, 3)
+    others = [state(b=one), state(a=one.T), state(a=one.half()), state(a=one * 2), state(a=one, b=one), state()]
+    assert state(a=one) not in others
+    assert len(set(others)) == len(others)
+    assert state(a=one, b=one * 2) == state(b=one * 2, a=one)
+    assert state(a=torch.tensor(1)) != state(a=torch.tensor(2))
+    assert state(a=one.bfloat16()) != state(a=one.half())
+
+
+@pytest.mark.parametrize(
+    "spec, parts",
+    [
+        ("nets", ["package.module:callable", "colon"]),
+        ("nest.py:Net", ["nest.py", "nearest is 'nets.py'"]),
+        ("nowhere/x.py:Net", ["x.py", "check the path"]),
+        ("netz:Net", ["no 'netz'", "'nets'"]),
+        ("torch.nnn:Net", ["no 'torch.nnn'", "'torch.nn'"]),
+        ("nets:Nut", ["named 'Nut'", "'Net'"]),
+        ("nets:NUMBER", ["callable", "an int"]),
+        ("nets:broken", ["RuntimeError: no luck"]),
+        ("nets:words", ["returned a list", "torch.nn.Module"]),
+        ("nets:Net?depth=3", ["TypeError", "arguments after '?'"]),
+        ("nets:Net?3", ["?key=value", "'3'"]),
+        ("faulty:Net", ["not_installed_anywhere", "install"]),
+        ("faulty.py:Net", ["not_installed_anywhere", "correct the file"]),
+        ("net.pt2", ["not supported in this version", "name the callable"]),
+        ("net.ts", ["not supported in this version"]),
+    ],
+)
+def test_what_cannot_be_loaded(folder, spec, parts):
+    line = refusal(spec)
+    assert line.startswith(f"model: got {spec!r}")
+    for part in parts:
+        assert part in line, line
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_torchscript_is_refused(folder):
+    assert "TorchScript is not supported" in refusal("nets:scripted")
+
+
+@pytest.mark.parametrize("package", ["torchvision", "timm"])
+def test_a_zoo_that_does_not_import_says_why(package, monkeypatch):
+    from streamdissect.models import loading
+
+    def fail(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(loading.importlib, "import_module", fail)
+    line = refusal(f"{package}:resnet18")
+    assert "RuntimeError: operator torchvision::nms does not exist" in line
+    assert f"install a {package}" in line
+
+
+def test_a_zoo_that_imports(monkeypatch):
+    from types import SimpleNamespace
+
+    from streamdissect.models import loading
+
+    asked = []
+
+    def make(name, **arguments):
+        asked.append((name, arguments))
+        return nn.ReLU()
+
+    monkeypatch.setattr(
+        loading.importlib, "import_module", lambda name: SimpleNamespace(get_model=make, create_model=make)
+    )
+    load_model("torchvision:alexnet?num_classes=5")
+    load_model("timm:vit")
+    assert asked == [("alexnet", {"weights": None, "num_classes": 5}), ("vit", {"pretrained": False})]
+
+
+@pytest.fixture
+def trained(folder):
+    """A network whose weights are not those it starts with."""
+    return load_model("nets:Net", "random", 7).module
+
+
+@pytest.mark.parametrize("extension", ["pt", "pth", "th", "bin"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_pickled_weights(folder, trained, extension, wrapper, prefix):
+    state = {prefix + key: value for key, value in trained.state_dict().items()}
+    torch.save(state if wrapper is None else {wrapper: state, "epoch": 3}, f"w.{extension}")
+    loaded = load_model("nets:Net", f"w.{extension}")
+    assert loaded.weights == f"{folder}/w.{extension}"
+    assert same(loaded.module, trained)
+
+
+def test_half_precision_safetensors(folder, trained):
+    save_file({key: value.half() for key, value in trained.state_dict().items()}, "w.safetensors")
+    module = load_model("nets:Net", "w.safetensors").module
+    assert module[0].weight.dtype == torch.float32
+    assert torch.equal(module[0].weight, trained[0].weight.half().float())
+
+
+def test_strict(folder, trained):
+    state = trained.state_dict()
+    state["head.weight"] = state.pop("0.bias")
+    state["1.bias"] = torch.zeros(5)
+    torch.save(state, "w.pt")
+    line = refusal("nets:Net", "w.pt")
+    assert "1 missing: 0.bias" in line
+    assert "1 unexpected: head.weight" in line
+    assert "1 of another shape: 1.bias (5,) for (4,)" in line
+    torch.save({f"x{i}": torch.zeros(1) for i in range(9)}, "w.pt")
+    assert "9 unexpected: x0, x1, x2, ..." in refusal("nets:Net", "w.pt")
+
+
+class Payload:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("stolen",)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"state_dict": {}, "args": x}])
+def test_a_malicious_pickle_is_refused(folder, wrap):
+    torch.save(wrap(Payload()), "w.pt")
+    line = refusal("nets:Net", "w.pt")
+    assert "may run code and was not loaded" in line
+    (folder / "w.bin").write_bytes(pickle.dumps(Payload(), 2))
+    refusal("nets:Net", "w.bin")
+    assert not (folder / "stolen").exists()
+
+
+def test_a_whole_model_is_refused(folder):
+    torch.save(nn.Sequential(nn.ReLU()), "w.pt")
+    assert "save model.state_dict() alone" in refusal("nets:Net", "w.pt")
+
+
+@pytest.mark.parametrize("extension", ["safetensors", "pt", "th"])
+def test_damaged_weights(folder, trained, extension):
+    path = folder / f"w.{extension}"
+    save = save_file if extension == "safetensors" else torch.save
+    save(trained.state_dict(), path)
+    whole = path.read_bytes()
+    noise = random.Random(0).randbytes(300)
+    for content in (b"", whole[:50], whole[: len(whole) // 2], noise):
+        path.write_bytes(content)
+        line = refusal("nets:Net", str(path))
+        assert str(path) in line
+
+
+def test_other_weights(folder):
+    assert "a file that exists" in refusal("nets:Net", "absent.pt")
+    (folder / "w.npz").write_bytes(b"")
+    assert ".safetensors or .pt" in refusal("nets:Net", "w.npz")
+    torch.save([1, 2], "w.pt")
+    assert "a state dict" in refusal("nets:Net", "w.pt")
+
+
+def test_real_network(shared_models):
+    loaded = load_model(f"{shared_models}/resnet_cifar.py:resnet56", f"{shared_models}/resnet56_cifar10.safetensors")
+    assert loaded.module(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert len(loaded.state_hash) == 32
