@@ -12,6 +12,7 @@ from ..errors import BadInput
 from . import arguments, output
 
 OPTIONS = (*arguments.EXTRACT, *arguments.RESOURCES, *arguments.COMMON)
+WHAT = ("model", "weights", "data", "layers", "out")
 NAMES = {"tail": "tails"}
 
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is extracted, and how: arguments of `extract`, fields of ExtractOptions."""
-    what = {key: values[key] for key in ("model", "weights", "data", "layers", "out") if key in values}
+    what: dict[str, Any] = {key: values[key] for key in WHAT if key in values}
     if "layers" in what:
         what["layers"] = [name.strip() for name in what["layers"].split(",") if name.strip()]
     aside = {"config", "json", "debug", "dry_run", *what}
@@ -49,8 +50,8 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         what = {"model": "shipped", "data": SHIPPED_DATA, "layers": SHIPPED_LAYERS, **what}
     out = what.setdefault("out", RUN)
     if values.get("dry_run"):
-        planned = {key: what.get(key) for key in ("model", "data", "layers", "weights")}
-        plan = stage.plan_extract(**planned, options=options, control=control)
+        del what["out"]
+        plan = stage.plan_extract(**what, options=options, control=control)
         output.show_json(plan.manifest) if values.get("json") else output.show(plan.describe())
         return 0
     made = stage.extract(**what, options=options, control=control)

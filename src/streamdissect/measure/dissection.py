@@ -167,7 +167,8 @@ class Dissection:
         """The rows of `units` that are detectors, best first."""
         units = self.units()
         chosen = units[units["detector"]]
-        return chosen[np.argsort(-chosen["iou"], kind="stable")]
+        ordered: NDArray[np.void] = chosen[np.argsort(-chosen["iou"], kind="stable")]
+        return ordered
 
     def mask(self, image: int, layer: str, unit: int) -> NDArray[np.bool_]:
         """(H, W) where a unit exceeds its threshold on an image (row), on that image's mask grid."""

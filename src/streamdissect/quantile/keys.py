@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
-BITS = {FLOAT16: np.dtype(np.uint16), FLOAT32: np.dtype(np.uint32)}
+BITS: dict[np.dtype[Any], np.dtype[Any]] = {FLOAT16: np.dtype(np.uint16), FLOAT32: np.dtype(np.uint32)}
 NO_KEY = -(2**31)
 """What the kernels give for a map without a number."""
 
@@ -19,7 +19,8 @@ def bits_of(values: NDArray[Any]) -> NDArray[Any]:
     flat = values.reshape(*values.shape[:2], -1).view(BITS[values.dtype])
     negative_zero = flat.dtype.type(1 << (8 * flat.itemsize - 1))
     is_negative_zero = flat == negative_zero
-    return np.where(is_negative_zero, flat.dtype.type(0), flat) if is_negative_zero.any() else flat
+    folded: NDArray[Any] = np.where(is_negative_zero, flat.dtype.type(0), flat) if is_negative_zero.any() else flat
+    return folded
 
 
 def keys_to_values(keys: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float32]:

@@ -87,7 +87,8 @@ class UnitStreams(ABC):
     @property
     def n(self) -> NDArray[np.int64]:
         """(K,) values that are numbers."""
-        return self.n_seen - self.counts[0]
+        numbers: NDArray[np.int64] = self.n_seen - self.counts[0]
+        return numbers
 
     def ranks(self, tail: Fraction) -> NDArray[np.int64]:
         """(K,) m = floor(p n); ValueError beyond the capacity."""

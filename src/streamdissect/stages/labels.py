@@ -81,13 +81,13 @@ def save_planes(path: Path, planes: list[ImagePlanes], images: NDArray[np.int64]
     for i, image in enumerate(planes):
         arrays |= with_prefix(str(i), {f.name: np.asarray(getattr(image, f.name)) for f in fields(ImagePlanes)})
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def unpack_planes(arrays: dict[str, NDArray[Any]], images: NDArray[np.int64]) -> list[ImagePlanes]:
     """Inverse of `save_planes`; ValueError for other images or missing parts."""
-    if not np.array_equal(arrays.get("images"), images):
+    if "images" not in arrays or not np.array_equal(arrays["images"], images):
         raise ValueError("planes of other images")
     found = []
     for i in range(len(images)):

@@ -89,11 +89,11 @@ class ActivationStore:
         except ContainsGroupError:
             group = zarr.open_group(self.path, mode="r+")
         for layer in self.layers.values():
-            compressors: list[Any] = {
-                "none": [],
-                "zstd": [ZstdCodec(level=1)],
-                "lz4": [BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1)],
-            }[layer.codec]
+            compressors: list[Any] = []
+            if layer.codec == "zstd":
+                compressors = [ZstdCodec(level=1)]
+            elif layer.codec == "lz4":
+                compressors = [BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1)]
             with suppress(ContainsArrayError):
                 group.create_array(
                     layer.name,

@@ -22,7 +22,7 @@ from ..tally import Arrays
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Save arrays as .npz; returns what a commit says of the file."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, allow_pickle=False, **arrays)
     content = buffer.getvalue()
     write_bytes(path, content)
     return {"bytes": len(content), "blake2b": blake2b(content, digest_size=20).hexdigest()}
