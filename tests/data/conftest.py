@@ -1,8 +1,5 @@
 """A tiny Broden directory, every part of which a test may replace."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,12 +80,3 @@ def encoded():
     """`encoded(numbers)`: the picture of a label map."""
     return label_map
 
-
-@pytest.fixture(scope="session")
-def shared():
-    """The directory with `data/` and `models/` that tests on real data use, named by STREAMDISSECT_TEST_SHARED."""
-    default = Path(__file__).resolve().parents[3] / "shared"
-    path = Path(os.environ.get("STREAMDISSECT_TEST_SHARED", default))
-    if not path.is_dir():
-        pytest.skip("no directory of shared test data")
-    return path

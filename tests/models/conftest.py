@@ -1,16 +1,12 @@
 """Where the real networks lie."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 
 @pytest.fixture(scope="session")
-def shared_models():
-    """The directory of real networks, in the one named by STREAMDISSECT_TEST_SHARED."""
-    default = Path(__file__).resolve().parents[3] / "shared"
-    path = Path(os.environ.get("STREAMDISSECT_TEST_SHARED", default)) / "models"
+def shared_models(shared):
+    """The directory of real networks among the shared test data."""
+    path = shared / "models"
     if not path.is_dir():
         pytest.skip("no directory of shared networks")
     return path

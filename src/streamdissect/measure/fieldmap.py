@@ -48,7 +48,7 @@ class FieldMap:
     rows: AxisField
     columns: AxisField
     source: str
-    """`trace`: by the rules of methods 2.2 on the torch.fx graph; `probe`: by the NaN probe; `user`."""
+    """`trace`: by the rules of methods 2.2, operation by operation; `probe`: by the NaN probe; `user`."""
     is_global: bool = False
     """Something on the way sees the whole image (squeeze-excite, attention): geometry of the main path."""
 

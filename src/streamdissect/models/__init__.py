@@ -1,7 +1,7 @@
 """Models by name, their layers, their activations and their receptive fields. The only floor that runs networks."""
 
 from .layers import list_layers, resolve_layers
-from .loading import LoadedModel, load_model
+from .loading import LoadedModel, hash_state, load_model, name_object
 from .probe import field_maps
 
-__all__ = ["LoadedModel", "field_maps", "list_layers", "load_model", "resolve_layers"]
+__all__ = ["LoadedModel", "field_maps", "hash_state", "list_layers", "load_model", "name_object", "resolve_layers"]

@@ -80,12 +80,17 @@ def load_model(spec: str | nn.Module, weights: str | None = None, seed: int = 0)
         default_generator.manual_seed(seed)
         if isinstance(spec, nn.Module):
             module = spec if weights is None else copy.deepcopy(spec)
-            name = f"python:{type(spec).__module__}.{type(spec).__qualname__}"
+            name = name_object(spec)
         else:
             module, name = build(spec, weights)
         path = None if weights is None else load_weights(module, weights, seed)
     module.eval()
     return LoadedModel(module, name, path, hash_state(module))
+
+
+def name_object(module: nn.Module) -> str:
+    """What stands for a network that came as an object: its class."""
+    return f"python:{type(module).__module__}.{type(module).__qualname__}"
 
 
 def hash_state(module: nn.Module) -> str:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..data.dataset import Dataset
 from ..errors import BadInput, IncompleteRun
-from ..models import field_maps, load_model, resolve_layers
+from ..measure.fieldmap import FieldMap
+from ..models import field_maps, hash_state, name_object, resolve_layers
 from ..models.hooks import ActivationHooks
 from ..options import RUN, ExtractOptions
 from ..store.claims import Claims
@@ -148,18 +149,20 @@ class Capture:
         """Make the run, knowing the first batch."""
         options = self._options
         size = self._input_size or (0, 0)
-        fields = field_maps(self._model, self._refs, size) if self._input_size else dict.fromkeys(samples)
-        loaded = load_model(self._model)
+        fields: dict[str, FieldMap | None] = dict.fromkeys(samples)
+        if self._input_size:
+            fields = field_maps(self._model, self._refs, size, options.layout)
+        model = name_object(self._model)
         identity = {
-            "model": loaded.spec,
-            "state": loaded.state_hash,
+            "model": model,
+            "state": hash_state(self._model),
             "data": None if self._data is None else self._data.fingerprint(),
             "layers": [ref.name for ref in self._refs],
             "captured": True,
             **{name: plain(getattr(options, name)) for name in ("dtype", "tails", "thresholds", "top_images", "codec")},
         }
         about = {
-            "model": {"spec": loaded.spec, "weights": None},
+            "model": {"spec": model, "weights": None},
             "data": {"spec": None if self._data is None else self._data.spec, "images": self._n_images},
         }
         plan = plan_run(identity, about, samples, fields, self._n_images, size, options, Control())

@@ -73,8 +73,8 @@ def extract(
     Parameters
     ----------
     model : nn.Module or str
-        A module, or `package.module:callable`, `path/file.py:callable`; by default the network that comes with the
-        package.
+        A module (moved to the device and put into evaluation mode), or `package.module:callable`,
+        `path/file.py:callable`; by default the network that comes with the package.
     data : Dataset, str or path
         See `open_dataset`.
     layers : sequence of str
@@ -183,7 +183,7 @@ def plan_work(work: Work, control: Control) -> Plan:
     first = work.images[: work.options.batch_size].tolist()
     with torch_threads(work.options.threads):
         samples = work.network.activations(list(iter_images(work.dataset, first, work.size, work.options.workers)))
-        fields = field_maps(work.network.module, work.refs, work.size)
+        fields = field_maps(work.network.module, work.refs, work.size, work.options.layout)
     about = {
         "model": {"spec": work.loaded.spec, "weights": work.loaded.weights},
         "data": {"spec": work.dataset.spec, "images": len(work.dataset)},

@@ -124,7 +124,8 @@ def is_alive(owner: dict[str, Any], path: Path) -> bool:
     """Whether a claim's owner still works: asked of the system on this host, else told by its beat."""
     here = identify_process()
     if owner.get("host") == here["host"] and isinstance(owner.get("pid"), int):
-        return owner.get("boot") == here["boot"] and identify_process(owner["pid"])["started"] == owner.get("started")
+        there = identify_process(owner["pid"])
+        return all(owner.get(key) == there[key] for key in ("boot", "started"))
     try:
         return time.time() - path.stat().st_mtime < STALE_SECONDS
     except FileNotFoundError:
