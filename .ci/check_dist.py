@@ -9,7 +9,9 @@ dist = Path(sys.argv[1])
 (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
 in_wheel = set(zipfile.ZipFile(wheel).namelist())
 in_sdist = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
-sources = {str(p.relative_to("src")) for p in Path("src").rglob("*") if p.suffix in (".py", ".pyi", ".safetensors", ".json")}
+sources = {
+    str(p.relative_to("src")) for p in Path("src").rglob("*") if p.suffix in (".py", ".pyi", ".safetensors", ".json")
+}
 sources = {name for name in sources if ".egg-info" not in name}
 missing = sources - in_wheel | {"streamdissect/py.typed"} - in_wheel
 kernels = {name for name in in_wheel if name.startswith("streamdissect/kernels/_") and name.endswith((".so", ".pyd"))}
@@ -19,6 +21,14 @@ strays = {name for name in in_wheel if not name.startswith("streamdissect/") and
 assert not strays, f"the wheel holds {sorted(strays)}"
 tracked = {str(p) for folder in ("csrc", "bench", "tests", "scripts") for p in Path(folder).rglob("*") if p.is_file()}
 tracked = {name for name in tracked if "__pycache__" not in name and not name.endswith(".so")}
-tracked |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "constraints-cpu.txt"}
+tracked |= {
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "constraints-cpu.txt",
+}
 assert not tracked - in_sdist, f"the sdist lacks {sorted(tracked - in_sdist)}"
 print(f"{wheel.name}: {len(in_wheel)} files; {sdist.name}: {len(in_sdist)} files; complete")

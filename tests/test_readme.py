@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-MODEL = '''
+MODEL = """
 from torch import nn
 
 
@@ -35,7 +35,7 @@ class Net(nn.Module):
 
 def build():
     return Net()
-'''
+"""
 SBATCH = '''#!/usr/bin/env python3
 """Runs the tasks of an array one after the other, as Slurm would on one node."""
 import os, re, subprocess, sys
@@ -78,7 +78,10 @@ def place(tmp_path_factory):
     torch.manual_seed(0)
     save_file(namespace["build"]().state_dict(), folder / "my_weights.safetensors")
     (folder / "bin").mkdir()
-    for name, text in (("sbatch", SBATCH), ("streamdissect", f'#!/bin/sh\nexec "{sys.executable}" -m streamdissect "$@"\n')):
+    for name, text in (
+        ("sbatch", SBATCH),
+        ("streamdissect", f'#!/bin/sh\nexec "{sys.executable}" -m streamdissect "$@"\n'),
+    ):
         path = folder / "bin" / name
         path.write_text(text)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -87,7 +90,9 @@ def place(tmp_path_factory):
 
 def run(place, words, **variables):
     path = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(words, cwd=place, capture_output=True, text=True, env={**os.environ, "PATH": path, **variables})
+    done = subprocess.run(
+        words, cwd=place, capture_output=True, text=True, env={**os.environ, "PATH": path, **variables}
+    )
     assert done.returncode == 0, (done.stdout, done.stderr)
     return done.stdout
 

@@ -96,7 +96,10 @@ def test_a_wrong_option_gets_one_line_and_code_2(line, words, tmp_path):
 
 def test_debug_shows_where(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "streamdissect", "score", "nowhere", "--debug"], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-m", "streamdissect", "score", "nowhere", "--debug"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 2 and "Traceback" in done.stderr
 

@@ -61,7 +61,9 @@ def recount(run, layer, mode, every):
     shape = data.labels(0).shape
     axes = [
         weights(mode, n, m, size, about["field"][axis])
-        for n, m, size, axis in zip(stored.shape[2:], shape, manifest["plan"]["input_size"], ("rows", "columns"), strict=True)
+        for n, m, size, axis in zip(
+            stored.shape[2:], shape, manifest["plan"]["input_size"], ("rows", "columns"), strict=True
+        )
     ]
     (top, dy), (left, dx) = axes
     limit = threshold * 2**24 * dy * dx

@@ -202,7 +202,7 @@ def test_subnormals_flushed_to_zero_in_the_calling_thread(make_geometry, backend
     planes = random_batch(rng, geometry.grid, [4])
     for dtype, unit in ((np.float16, 6e-8), (np.float32, 1e-45), (np.float32, 1e-39)):
         maps = (rng.integers(-9, 10, (1, 30, 5, 5)) * np.float32(unit)).astype(dtype)
-        thresholds = rng.integers(-9, 10, 30) * np.float32(unit) / rng.choice(np.array([1, 2], np.float32), 30)
+        thresholds = (rng.integers(-9, 10, 30) * np.float32(unit) / rng.choice([1, 2], 30)).astype(np.float32)
         for or_equal in (False, True):
             expected = counted(maps, thresholds, geometry, planes, "reference", or_equal=or_equal)
             assert torch.set_flush_denormal(True)
@@ -251,7 +251,7 @@ def test_nothing_to_count(n_images, n_units, make_geometry, backend):
     planes = random_batch(np.random.default_rng(0), (4, 4), [1, 1])
     if n_images == 0:
         pointer, empty = np.zeros(1, np.int64), np.zeros(0, np.int32)
-        arrays = {name: pointer for name in ("word_ptr", "plane_ptr", "whole_ptr", "present_ptr")}
+        arrays = dict.fromkeys(("word_ptr", "plane_ptr", "whole_ptr", "present_ptr"), pointer)
         arrays |= dict.fromkeys(("plane_row", "touch_row", "whole_row", "present_row"), empty)
         planes = replace(planes, words=np.zeros(0, np.uint64), present_area=np.zeros(0, np.int64), **arrays)
     maps = np.zeros((n_images, n_units, 2, 2), np.float32)

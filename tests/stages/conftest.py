@@ -55,7 +55,9 @@ def read_everything(run):
     run = Path(run)
     if (run / "dissection.h5").exists():
         with h5py.File(run / "dissection.h5") as file:
-            file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+            file.visititems(
+                lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
             for name in file["layers"]:
                 found.update({f"{name}@{key}": value for key, value in file["layers"][name].attrs.items()})
     for path in sorted((run / "tables").glob("*.csv")):

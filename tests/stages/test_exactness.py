@@ -45,7 +45,9 @@ def matrix(places, n_source):
 def masks(maps, threshold, rows, columns, test):
     """(K, H, W) masks of one image's maps, in integers."""
     (top, dy), (left, dx) = rows, columns
-    values = np.array([[int(Fraction(float(v)) * SCALE) for v in row] for row in maps.reshape(-1, maps.shape[-1])], object)
+    values = np.array(
+        [[int(Fraction(float(v)) * SCALE) for v in row] for row in maps.reshape(-1, maps.shape[-1])], object
+    )
     values = values.reshape(maps.shape)
     found = np.zeros((len(maps), len(top), len(left)), bool)
     for k, bound in enumerate(threshold):

@@ -21,7 +21,9 @@ def stored(run, layer):
 
 
 def test_the_store_holds_what_the_network_says(nets, scenes, tmp_path):
-    sd.extract(f"{nets}:build", scenes, ["block1.conv", "block2.act:relu"], tmp_path / "run", batch_size=4, dtype="float32")
+    sd.extract(
+        f"{nets}:build", scenes, ["block1.conv", "block2.act:relu"], tmp_path / "run", batch_size=4, dtype="float32"
+    )
     data = sd.open_dataset(scenes)
     from streamdissect.models import load_model
 
@@ -123,7 +125,9 @@ def test_capture_in_any_order_equals_extract(nets, scenes, tmp_path):
     net = load_model(f"{nets}:build").module
     mean, std = (torch.tensor(v)[:, None, None] for v in (ExtractOptions().mean, ExtractOptions().std))
     order = np.random.default_rng(0).permutation(len(data)).tolist()
-    with sd.capture(net, ["block1.act", "block2.conv"], tmp_path / "loop", n_images=20, data=data, shard_images=3) as cap:
+    with sd.capture(
+        net, ["block1.act", "block2.conv"], tmp_path / "loop", n_images=20, data=data, shard_images=3
+    ) as cap:
         for index in order:
             image = next(iter_images(data, [index], (64, 64), 0))
             with cap.images([index]), torch.inference_mode():
@@ -141,7 +145,10 @@ def test_capture_refuses_what_it_cannot_record(nets, scenes, tmp_path):
 
     net = load_model(f"{nets}:build").module
     batch = torch.zeros(2, 3, 64, 64)
-    with pytest.raises(sd.IncompleteRun, match="2 of 4 images"), sd.capture(net, ["block1.act"], tmp_path / "a", n_images=4) as cap:
+    with (
+        pytest.raises(sd.IncompleteRun, match="2 of 4 images"),
+        sd.capture(net, ["block1.act"], tmp_path / "a", n_images=4) as cap,
+    ):
         with cap.images([0, 1]):
             net(batch)
         for index, words in (([1, 2], "image 1 again"), ([2, 2], "image 2 again"), ([2, 3, 4], "got 5 images")):
@@ -151,7 +158,10 @@ def test_capture_refuses_what_it_cannot_record(nets, scenes, tmp_path):
             net(batch)
     with pytest.raises(sd.IncompleteRun, match="not finished"):
         sd.score(tmp_path / "a", scenes)
-    with pytest.raises(sd.BadInput, match="overwrite=True"), sd.capture(net, ["block1.act"], tmp_path / "a", n_images=2):
+    with (
+        pytest.raises(sd.BadInput, match="overwrite=True"),
+        sd.capture(net, ["block1.act"], tmp_path / "a", n_images=2),
+    ):
         pass
     with sd.capture(net, ["block1.act"], tmp_path / "a", n_images=2, overwrite=True) as cap, cap.images([5, 3]):
         net(batch)

@@ -46,7 +46,9 @@ def test_wrong_weights_name_their_keys(said, nets, scenes, tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    save_file({"block1.conv.weight": torch.zeros(5, 3, 3, 3), "tail.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    save_file(
+        {"block1.conv.weight": torch.zeros(5, 3, 3, 3), "tail.weight": torch.zeros(1)}, tmp_path / "w.safetensors"
+    )
     arguments = extracting(nets, scenes, tmp_path / "run", "--weights", tmp_path / "w.safetensors")
     said(2, "w.safetensors", "block1.conv.bias", "tail.weight", arguments=arguments)
 
@@ -54,7 +56,11 @@ def test_wrong_weights_name_their_keys(said, nets, scenes, tmp_path):
 def test_truncated_image(said, nets, copied, tmp_path):
     path = copied / "images" / "scene-00013.png"
     path.write_bytes(path.read_bytes()[:3000])
-    said(2, "scene-00013.png", arguments=extracting(nets, copied, tmp_path / "run", "--batch-size", 4, "--shard-images", 4))
+    said(
+        2,
+        "scene-00013.png",
+        arguments=extracting(nets, copied, tmp_path / "run", "--batch-size", 4, "--shard-images", 4),
+    )
     info = sd.info(tmp_path / "run")
     assert info["shards_done"] >= 3, "shards before the damaged image are kept"
 

@@ -34,7 +34,7 @@ def started(*arguments, **variables):
     )
 
 
-SLOW_NETS = '''
+SLOW_NETS = """
 import time
 from importlib.util import module_from_spec, spec_from_file_location
 
@@ -47,7 +47,7 @@ def build():
     net = real.build()
     net.register_forward_pre_hook(lambda *_: time.sleep(0.15))
     return net
-'''
+"""
 
 
 @pytest.fixture
@@ -129,7 +129,9 @@ def test_unclaimed_shards_are_shared_without_being_told(nets, scenes, undisturbe
     assert_same_runs(undisturbed, out)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 20}, {"shard_images": 7}, {"workers": 0}, {"codec": "lz4"}, {"memory": 10**7}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 20}, {"shard_images": 7}, {"workers": 0}, {"codec": "lz4"}, {"memory": 10**7}]
+)
 def test_given_equal_activations_the_rest_is_equal(options, nets, scenes, undisturbed, everything, tmp_path):
     named = {"batch_size": 2, "shard_images": 2, "threads": 1} | options
     sd.extract(f"{nets}:build", scenes, LAYERS.split(","), tmp_path / "run", **named)
@@ -151,7 +153,9 @@ def test_partials_travel_and_merge_in_any_order(undisturbed, tmp_path):
     for name, layer in whole.layers.items():
         for key, array in layer.arrays.items():
             np.testing.assert_array_equal(array, merged.layers[name].arrays[key], err_msg=key)
-    assert (tmp_path / "merged" / "tables" / "units.csv").read_text() == (undisturbed / "tables" / "units.csv").read_text()
+    assert (tmp_path / "merged" / "tables" / "units.csv").read_text() == (
+        undisturbed / "tables" / "units.csv"
+    ).read_text()
     with pytest.raises(sd.IncompleteRun, match=r"shards 4, 5, 6, 8 of 10 missing"):
         sd.merge(parts[1:])
     with pytest.raises(sd.BadInput, match="shard 9 twice"):

@@ -205,6 +205,8 @@ def record_shards(run: RunDir, work: Work, control: Control) -> None:
             for shard in shards:
                 control.check()
                 if not is_whole(ledger, store, shard) and claims.take(shard):
+                    if claims.took_over(shard):
+                        recover_commits(ledger)  # it may have died between its state and its commit
                     commit = ledger.read(shard)
                     images = work.images[run.rows(shard).start : run.rows(shard).stop].tolist()
                     if commit is None:

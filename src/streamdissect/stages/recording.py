@@ -137,7 +137,7 @@ class Recorder:
         save_arrays(self.ledger.worker_path(self.claims.owner["token"]), arrays)
         for shard, content in self._pending.items():
             self.ledger.commit(shard, content)
-            self.claims.release(shard)
+            self.claims.forget(shard)
         self._pending = {}
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - begin

@@ -270,7 +270,7 @@ def count_shards(work: Scoring, control: Control) -> None:
                     arrays, seconds = count_shard(work, shard, control)
                     file = save_arrays(work.ledger.data_path(shard), arrays)
                     work.ledger.commit(shard, {"file": file, "seconds": seconds, "peak_bytes": peak_bytes()})
-                claims.release(shard)
+                claims.forget(shard)
             meter.advance(len(work.run.rows(shard)))
 
 

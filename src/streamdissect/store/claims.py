@@ -44,7 +44,8 @@ class Claims:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.owner = identify_process() | {"token": secrets.token_hex(8)}
-        self._held: set[int] = set()
+        self._held: dict[int, int] = {}
+        """Shard -> generation of the claim."""
         self._closing = threading.Event()
         self._beat = threading.Thread(target=self._keep_beating, name="claims", daemon=True)
 
@@ -59,54 +60,56 @@ class Claims:
             self.release(shard)
 
     def take(self, shard: int) -> bool:
-        """Claim a shard; False while another process that lives has it."""
-        for _ in range(2):
-            if create_json(self._path(shard), self.owner):
-                self._held.add(shard)
-                return True
-            if not self._remove_stale(shard):
-                return False
-        return False
+        """Claim a shard; False while another process that lives has it.
+
+        A claim that lost its owner stays where it is, and a claim of the next generation is created exclusively beside
+        it. Taking a dead claim away instead could take a fresh one that came in between.
+        """
+        latest = self._latest(shard)
+        if latest >= 0 and is_alive(self._path(shard, latest)):
+            return False
+        if not create_json(self._path(shard, latest + 1), self.owner):
+            return False
+        self._held[shard] = latest + 1
+        return True
+
+    def took_over(self, shard: int) -> bool:
+        """Whether a held shard was claimed before by a process that died over it."""
+        return self._held.get(shard, 0) > 0
 
     def holds(self, shard: int) -> bool:
-        """Whether the claim on the disk is still this process's own."""
-        owner = read_claim(self._path(shard))
+        """Whether a claim taken before still stands: there, this process's own, and the latest."""
+        generation = self._held.get(shard)
+        if generation is None or generation != self._latest(shard):
+            return False
+        owner = read_claim(self._path(shard, generation))
         return owner is not None and owner.get("token") == self.owner["token"]
 
     def release(self, shard: int) -> None:
-        """Give a shard up, or its claim after its commit."""
-        self._held.discard(shard)
+        """Give a shard up."""
         if self.holds(shard):
-            with suppress(FileNotFoundError):
-                self._path(shard).unlink()
+            self._path(shard, self._held[shard]).unlink(missing_ok=True)
+        self._held.pop(shard, None)
 
-    def _path(self, shard: int) -> Path:
-        return self.folder / f"{shard:06d}.json"
+    def forget(self, shard: int) -> None:
+        """Remove every claim on a shard that is committed: whoever claims it now finds it done."""
+        self._held.pop(shard, None)
+        for path in self.folder.glob(f"{shard:06d}.*.json"):
+            path.unlink(missing_ok=True)
 
-    def _remove_stale(self, shard: int) -> bool:
-        """Take a dead owner's claim away; False where the owner lives."""
-        path = self._path(shard)
-        owner = read_claim(path)
-        if owner is None:
-            return True  # gone in the meantime
-        if is_alive(owner, path):
-            return False
-        aside = path.with_name(f"{path.name}.stale-{secrets.token_hex(4)}")
-        try:
-            os.rename(path, aside)  # of several that try, one succeeds
-        except FileNotFoundError:
-            return True
-        if read_claim(aside) != owner:  # a fresh claim slipped in between: put it back
-            with suppress(FileExistsError):
-                os.link(aside, path)
-        aside.unlink()
-        return True
+    def _latest(self, shard: int) -> int:
+        """The last generation of claims on a shard, -1 where there is none."""
+        names = (path.name.split(".") for path in self.folder.glob(f"{shard:06d}.*.json"))
+        return max((int(parts[1]) for parts in names if parts[1].isdigit()), default=-1)
+
+    def _path(self, shard: int, generation: int) -> Path:
+        return self.folder / f"{shard:06d}.{generation}.json"
 
     def _keep_beating(self) -> None:
         while not self._closing.wait(BEAT_SECONDS):
-            for shard in sorted(self._held):
+            for shard, generation in list(self._held.items()):
                 with suppress(OSError):
-                    os.utime(self._path(shard))
+                    os.utime(self._path(shard, generation))
 
 
 def read_claim(path: Path) -> dict[str, Any] | None:
@@ -120,8 +123,11 @@ def read_claim(path: Path) -> dict[str, Any] | None:
     return owner if isinstance(owner, dict) else {}
 
 
-def is_alive(owner: dict[str, Any], path: Path) -> bool:
+def is_alive(path: Path) -> bool:
     """Whether a claim's owner still works: asked of the system on this host, else told by its beat."""
+    owner = read_claim(path)
+    if owner is None:
+        return False  # given up in the meantime
     here = identify_process()
     if owner.get("host") == here["host"] and isinstance(owner.get("pid"), int):
         there = identify_process(owner["pid"])
