@@ -2,8 +2,9 @@
 
 import json
 import sys
+from pathlib import Path
 
-layers = json.load(open(sys.argv[1]))["layers"]
+layers = json.loads(Path(sys.argv[1]).read_text())["layers"]
 detectors = sum(layer["detectors"] for layer in layers.values())
 unique = max(layer["unique_top"] for layer in layers.values())
 categories = {g for layer in layers.values() for g, n in layer["unique_by_each_category"].items() if n}

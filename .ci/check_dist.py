@@ -8,7 +8,8 @@ from pathlib import Path
 dist = Path(sys.argv[1])
 (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
 in_wheel = set(zipfile.ZipFile(wheel).namelist())
-in_sdist = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+with tarfile.open(sdist) as archive:
+    in_sdist = {name.partition("/")[2] for name in archive.getnames()}
 sources = {
     str(p.relative_to("src")) for p in Path("src").rglob("*") if p.suffix in (".py", ".pyi", ".safetensors", ".json")
 }

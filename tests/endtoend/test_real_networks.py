@@ -50,7 +50,7 @@ def weights(mode, n_source, n_pixels, n_input, field):
 
 
 def recount(run, layer, mode, every):
-    """I, A by category, A over all, for every `every`-th unit: sums of products of integers below 2**53, exact in float64."""
+    """I, A by category, A over all, for every `every`-th unit, in integers below 2**53, which float64 holds exactly."""
     manifest = json.loads((run / "run.json").read_text())
     about = next(one for one in manifest["layers"] if one["array"]["name"] == layer)
     data = sd.open_dataset(manifest["data"]["spec"])

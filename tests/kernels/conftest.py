@@ -13,11 +13,22 @@ from streamdissect.measure.upsample import axis_weights
 @pytest.fixture(params=["cython", "numba"])
 def backend(request):
     """Each fast backend that can be imported here."""
+    return importable(request.param)
+
+
+@pytest.fixture(params=["cython", "numba", "reference"])
+def any_backend(request):
+    """Each backend that can be imported here."""
+    return importable(request.param)
+
+
+def importable(name):
+    """The name; the test is skipped where that backend cannot be imported."""
     try:
-        kernel_backend(request.param)
+        kernel_backend(name)
     except ImportError as error:
         pytest.skip(str(error))
-    return request.param
+    return name
 
 
 def positions(mode, n_source, n_pixels, n_input, field):

@@ -50,7 +50,7 @@ def command():
 
 
 def read_everything(run):
-    """Arrays of dissection.h5 and of the store by name, and the tables as text: what must not depend on how it was made."""
+    """Arrays of dissection.h5 and of the store by name, the tables as text: what must not depend on how it was made."""
     found = {}
     run = Path(run)
     if (run / "dissection.h5").exists():

@@ -94,12 +94,12 @@ def test_float32_thresholds_by_either_method(thresholds, nets, scenes, tmp_path)
 def test_float32_beyond_the_memory_switches_and_says_so(nets, scenes, tmp_path, capsys):
     from streamdissect.cli import main
 
-    arguments = ["extract", "--model", f"{nets}:build", "--data", scenes, "--layers", "block1.act", "--dtype", "float32",
-                 "--memory", "400kB", "--shard-images", "2", "--batch-size", "2", "--tail", "1/4"]  # fmt: skip
+    arguments = ["extract", "--model", f"{nets}:build", "--data", scenes, "--layers", "block1.act",
+                 "--dtype", "float32", "--memory", "400kB", "--shard-images", "2", "--batch-size", "2", "--tail", "1/4"]  # fmt: skip
     assert main([*map(str, arguments), "--out", str(tmp_path / "small")]) == 0
     assert "found exactly in two" in capsys.readouterr().err
-    sd.extract(f"{nets}:build", scenes, ["block1.act"], tmp_path / "large", dtype="float32", shard_images=2, batch_size=2,
-               tails=(Fraction(1, 4),))  # fmt: skip
+    named = {"dtype": "float32", "shard_images": 2, "batch_size": 2, "tails": (Fraction(1, 4),)}
+    sd.extract(f"{nets}:build", scenes, ["block1.act"], tmp_path / "large", **named)
     small, large = sd.score(tmp_path / "small", memory=10**6), sd.score(tmp_path / "large")
     for key, array in small.layers["block1.act"].arrays.items():
         np.testing.assert_array_equal(array, large.layers["block1.act"].arrays[key], err_msg=key)
@@ -175,7 +175,8 @@ import resource, sys
 import streamdissect as sd
 model, n, out, stage = sys.argv[1:]
 if stage == "extract":
-    sd.extract(model, f"synth:?n={n}&size=64", ["block1.act"], out, shard_images=16, batch_size=16, threads=1, memory=2**28)
+    named = {"shard_images": 16, "batch_size": 16, "threads": 1, "memory": 2**28}
+    sd.extract(model, f"synth:?n={n}&size=64", ["block1.act"], out, **named)
 else:
     sd.score(out, threads=1, memory=2**28)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

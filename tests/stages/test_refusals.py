@@ -167,7 +167,8 @@ def test_a_file_that_cannot_grow(nets, scenes, tmp_path, command):
     import subprocess
 
     arguments = [str(a) for a in extracting(nets, scenes, tmp_path / "run", "--codec", "none")]
-    script = "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfrom streamdissect.cli import main; sys.exit(main())"
+    script = "import signal, sys\nfrom streamdissect.cli import main\n"
+    script += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nsys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),

@@ -52,7 +52,7 @@ def build():
 
 @pytest.fixture
 def slow_nets(nets, tmp_path):
-    """The same network, slow enough to be stopped in the middle; its file has the same name, hence the same identity."""
+    """The same network, slow enough to be stopped in the middle."""
     path = tmp_path / "nets.py"
     path.write_text(SLOW_NETS.format(path=str(nets)))
     return path

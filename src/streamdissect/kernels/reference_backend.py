@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import reference
+from . import reference, reference_tail
 from .geometry import AxisWeights, PlaneBatch
 
 name = "reference"
 fill_planes = reference.fill_planes
 count_numbers = reference.count_numbers
+update_bins = reference_tail.update_bins
+update_buffer = reference_tail.update_buffer
+refine = reference_tail.refine
 
 
 def prepare(planes: PlaneBatch) -> PlaneBatch:
