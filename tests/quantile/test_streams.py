@@ -162,6 +162,25 @@ def test_memory_does_not_grow_with_the_stream():
     assert sizes[-1] == sizes[2]
 
 
+def test_a_wide_layer_takes_little_memory():
+    """2048 units: 537 MB as plain histograms, here what the tail's bins need."""
+    streams = BinnedTail(2048, tail_rank(Fraction(1, 200), 512 * 49) + 1, np.float16)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        streams.update(np.maximum(rng.standard_normal((64, 2048, 49)), 0).astype(np.float16))
+    assert streams._pages.nbytes + streams._page_of.nbytes < 40e6
+
+
+def test_float32_memory_follows_its_formula():
+    for capacity in (10, 1000):
+        streams = BufferedTail(7, capacity)
+        assert streams._keys.nbytes == BufferedTail.state_bytes(7, capacity) == 4 * 7 * (2 * capacity + 64)
+        before = streams._keys
+        for _ in range(20):
+            streams.update(np.random.default_rng(0).standard_normal((64, 7, 100)).astype(np.float32))
+        assert streams._keys is before
+
+
 def test_what_does_not_fit_is_refused():
     streams = BinnedTail(3, 5, np.float16)
     for block in (np.zeros((1, 2, 4), np.float16), np.zeros((1, 3, 4), np.float32), np.zeros(3, np.float16)):

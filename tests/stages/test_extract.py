@@ -94,8 +94,8 @@ def test_float32_thresholds_by_either_method(thresholds, nets, scenes, tmp_path)
 def test_float32_beyond_the_memory_switches_and_says_so(nets, scenes, tmp_path, capsys):
     from streamdissect.cli import main
 
-    arguments = ["extract", "--model", f"{nets}:build", "--data", scenes, "--layers", "block1.act",
-                 "--dtype", "float32", "--memory", "400kB", "--shard-images", "2", "--batch-size", "2", "--tail", "1/4"]  # fmt: skip
+    limits = ["--dtype", "float32", "--memory", "400kB", "--shard-images", "2", "--batch-size", "2", "--tail", "1/4"]
+    arguments = ["extract", "--model", f"{nets}:build", "--data", scenes, "--layers", "block1.act", *limits]
     assert main([*map(str, arguments), "--out", str(tmp_path / "small")]) == 0
     assert "found exactly in two" in capsys.readouterr().err
     named = {"dtype": "float32", "shard_images": 2, "batch_size": 2, "tails": (Fraction(1, 4),)}

@@ -30,6 +30,8 @@ class LabelPlanes:
     ----------
     run : RunDir
     data : Dataset
+    fingerprint : str
+        Of the dataset.
     rules : LabelRules
     mask_size : str or (H, W)
         `label`: the size of the label maps; `image`: that of the image.
@@ -38,11 +40,17 @@ class LabelPlanes:
     """
 
     def __init__(
-        self, run: RunDir, data: Dataset, rules: LabelRules, mask_size: str | tuple[int, int], threads: int
+        self,
+        run: RunDir,
+        data: Dataset,
+        fingerprint: str,
+        rules: LabelRules,
+        mask_size: str | tuple[int, int],
+        threads: int,
     ) -> None:
         self._data, self._rules, self._mask_size, self._threads = data, rules, mask_size, threads
         digest = blake2b(digest_size=12)
-        about = [VERSION, data.fingerprint(), rules.union, rules.multiplicity, rules.unlabelled, mask_size]
+        about = [VERSION, fingerprint, rules.union, rules.multiplicity, rules.unlabelled, mask_size]
         digest.update(json.dumps(about).encode())
         for array in (rules.number, rules.category, rules.ignore):
             digest.update(array.tobytes())

@@ -23,7 +23,6 @@ from ..tally import Arrays
 from .control import Control
 from .recording import peak_bytes
 from .scoring import Partial, Scoring, attach_masks, open_scoring, saved_settings, settings_to_options
-from .thresholds import top_images
 
 SCHEMA_VERSION = 1
 
@@ -144,7 +143,7 @@ def combine(work: Scoring, parts: Parts, seconds: dict[str, float], peak: int) -
             work.thresholds[position],
             work.tail,
             counters,
-            top_images(work.recorded, position),
+            work.recorded.top[position],
             concepts.category,
             concepts.category_name,
             work.options.iou,

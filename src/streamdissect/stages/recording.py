@@ -169,7 +169,8 @@ class Recorded:
     """The merged state of all workers, and the commits of all shards."""
 
     streams: list[UnitStreams]
-    top: list[TopImages]
+    top: list[tuple[NDArray[np.int64], NDArray[np.float32]]]
+    """(K, T) rows of the store and map maxima, by layer; see `TopImages.read`."""
     images: NDArray[np.int64]
     """(N,) the dataset's index of each row."""
     seconds: dict[str, float]
@@ -208,7 +209,8 @@ def read_recorded(run: RunDir) -> Recorded:
         for key, value in commit["seconds"].items():
             seconds[key] = seconds.get(key, 0.0) + float(value)
     images = np.array([index for commit in commits for index in commit["images"]], np.int64)
-    return Recorded(streams, top, images, seconds, peak)
+    read = [each.read(stream.values_of) for each, stream in zip(top, streams, strict=True)]
+    return Recorded(streams, read, images, seconds, peak)
 
 
 def peak_bytes() -> int:

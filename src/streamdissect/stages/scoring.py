@@ -51,6 +51,8 @@ class Scoring:
 
     run: RunDir
     data: Dataset
+    fingerprint: str
+    """Of the dataset."""
     options: ScoreOptions
     settings: dict[str, Any]
     """What the result depends on: two scorings with equal settings are equal."""
@@ -62,7 +64,9 @@ class Scoring:
     def __post_init__(self) -> None:
         self.ledger = self.run.ledger(stage_of(self.options.name))
         self.results = self.run.results_path(self.options.name)
-        self.labels = LabelPlanes(self.run, self.data, self.rules, self.options.mask_size, self.options.threads)
+        self.labels = LabelPlanes(
+            self.run, self.data, self.fingerprint, self.rules, self.options.mask_size, self.options.threads
+        )
         self.layers = layers_of(self.run)
         self.store = store_of(self.run)
         self._weights: dict[tuple[int, tuple[int, int]], tuple[AxisWeights, AxisWeights]] = {}
@@ -129,7 +133,7 @@ def open_scoring(
     opened = run if isinstance(run, RunDir) else RunDir(run)
     check_name(options.name)
     recorded = read_recorded(opened)
-    dataset = find_data(opened, data)
+    dataset, fingerprint = find_data(opened, data)
     if not len(dataset.concepts) or not any(dataset.has_labels(i) for i in recorded.images.tolist()):
         raise BadInput(
             "data", f"no labelled image among the {len(recorded.images)} of the run", "at least one", "check it"
@@ -137,8 +141,6 @@ def open_scoring(
     tail = scored_tail(opened, options)
     check_upsampling(opened, options.upsample)
     settings = options_to_settings(options, tail)
-    if is_new:
-        keep_settings(opened, options, settings)
     concepts = dataset.concepts
     try:
         rules = LabelRules(
@@ -152,8 +154,13 @@ def open_scoring(
         )
     except ValueError as error:
         raise BadInput("--union", repr(options.union), str(error), "use paper or all-images") from error
-    thresholds = all_thresholds(opened, recorded, tail, options.memory, control)
-    return Scoring(opened, dataset, options, settings, recorded, thresholds, tail, rules)
+    if is_new:
+        keep_settings(opened, options, settings)
+    thresholds = all_thresholds(opened, recorded.streams, tail, options.memory, control)
+    # the streams have told what they know: for float32 they are the largest thing in memory
+    return Scoring(
+        opened, dataset, fingerprint, options, settings, replace(recorded, streams=[]), thresholds, tail, rules
+    )
 
 
 def scored_tail(run: RunDir, options: ScoreOptions) -> Fraction:
@@ -197,17 +204,17 @@ def saved_settings(run: RunDir, name: str | None) -> dict[str, Any] | None:
     return found
 
 
-def find_data(run: RunDir, data: Dataset | str | os.PathLike[str] | None) -> Dataset:
-    """The dataset of a run; BadInput where it is another one."""
+def find_data(run: RunDir, data: Dataset | str | os.PathLike[str] | None) -> tuple[Dataset, str]:
+    """The dataset of a run and its fingerprint; BadInput where it is another one."""
     spec = run.manifest["data"]["spec"]
     if data is None and spec is None:
         raise BadInput("--data", "nothing", "the dataset", "the run was captured without one: name it")
     dataset = data if isinstance(data, Dataset) else open_dataset(data if data is not None else spec)
-    expected = run.manifest["identity"]["data"]
-    if expected is not None and dataset.fingerprint() != expected:
+    expected, fingerprint = run.manifest["identity"]["data"], dataset.fingerprint()
+    if expected is not None and fingerprint != expected:
         remedy = "give the dataset that was extracted, unchanged, or extract again"
         raise BadInput("data", repr(dataset.spec), f"the dataset of run {run.path}", remedy)
-    return dataset
+    return dataset, fingerprint
 
 
 def check_name(name: str | None) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from ..errors import IncompleteRun
-from ..measure.topimages import TopImages
 from ..quantile import (
     BinnedTail,
     BufferedTail,
@@ -23,20 +23,20 @@ from ..store.activations import LayerArray
 from ..store.partials import load_arrays, save_arrays
 from ..store.rundir import RunDir
 from .control import Control
-from .recording import Recorded, layers_of, store_of
+from .recording import layers_of, store_of
 
 CHUNK_PART = 16
 """Part of the memory that maps being read may take."""
 
 
 def all_thresholds(
-    run: RunDir, recorded: Recorded, tail: Fraction, memory: int, control: Control
+    run: RunDir, streams: Sequence[UnitStreams], tail: Fraction, memory: int, control: Control
 ) -> list[dict[Fraction, Thresholds]]:
     """For each layer the thresholds at the tails extracted, in their order, and at `tail`."""
     tails = [Fraction(text) for text in run.manifest["identity"]["tails"]]
     wanted = tails if tail in tails else [*tails, tail]
     return [
-        {p: layer_thresholds(run, j, layer, recorded.streams[j], p, memory, control) for p in wanted}
+        {p: layer_thresholds(run, j, layer, streams[j], p, memory, control) for p in wanted}
         for j, layer in enumerate(layers_of(run))
     ]
 
@@ -91,9 +91,3 @@ def refine(
             raise IncompleteRun(f"layer {layer.name}: {error}; extract again with --overwrite") from error
     thresholds, n_above = (np.concatenate(each) for each in zip(*parts, strict=True))
     return thresholds, n_above
-
-
-def top_images(recorded: Recorded, position: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and values of a layer's top images."""
-    top: TopImages = recorded.top[position]
-    return top.read(recorded.streams[position].values_of)
