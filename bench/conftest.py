@@ -1,6 +1,9 @@
 """What the benchmarks come to, in a few lines at the end of the run. Nothing is asserted about time."""
 
+import pytest
 
+
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
     """ns per piece of work of every contender, and how many times longer than ours each opponent takes."""
     session = getattr(config, "_benchmarksession", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -57,6 +58,17 @@ def create_json(path: str | os.PathLike[str], value: Any) -> bool:
         with suppress(OSError):
             aside.unlink()
     return True
+
+
+def remove_tree(path: str | os.PathLike[str]) -> None:
+    """Remove a directory: it is gone at once, though its content may outlive a kill under another name."""
+    path = Path(path)
+    aside = path.with_name(f"{path.name}{ASIDE}{secrets.token_hex(4)}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(aside)
 
 
 def sync(path: str | os.PathLike[str]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import streamdissect as sd
+from streamdissect import atomic
 
 LAYERS = "block1.act,block2.conv"
 EXTRACT = ["--layers", LAYERS, "--batch-size", "2", "--shard-images", "2", "--threads", "1"]
@@ -194,3 +196,49 @@ def test_state_saved_but_not_committed_is_recovered(nets, scenes, command, undis
         (out / "partial" / "extract" / f"{shard:06d}.json").unlink()
     command("score", out, check=0)
     assert_same_runs(undisturbed, out)
+
+
+@pytest.mark.parametrize("stage", ["extract", "score"])
+def test_an_overwrite_that_is_killed_leaves_nothing_half_done(
+    stage, nets, scenes, undisturbed, assert_same_runs, tmp_path
+):
+    """Killed after each step of the removal; what comes after is made anew or refused, never mixed."""
+
+    class Killed(BaseException):
+        pass
+
+    real = shutil.rmtree
+    for step in range(1, 4):
+        out = tmp_path / f"{stage}{step}"
+        shutil.copytree(undisturbed, out)
+        calls = []
+
+        def stop(path, calls=calls, step=step):
+            calls.append(path)
+            if len(calls) == step:
+                raise Killed
+            real(path)
+
+        named = {"batch_size": 2, "shard_images": 2, "threads": 1}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(atomic.shutil, "rmtree", stop)
+            try:
+                if stage == "extract":
+                    sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, overwrite=True, **named)
+                else:
+                    sd.score(out, overwrite=True, union="all-images")
+            except Killed:
+                pass
+        sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, **named)
+        if stage == "score":
+            try:
+                different = sd.score(out, union="all-images")
+            except sd.BadInput as refused:
+                assert "--overwrite" in str(refused)
+            else:
+                expected = sd.score(undisturbed, union="all-images", name=f"all{step}")
+                for name, iou in expected.iou.items():
+                    np.testing.assert_array_equal(iou, different.iou[name])
+            sd.score(out, overwrite=True)
+        sd.score(out)
+        assert_same_runs(undisturbed, out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import create_json
+from ..atomic import create_json, remove_tree
 from ..data.dataset import Dataset
 from ..data.opening import open_dataset
 from ..errors import BadInput, IncompleteRun
@@ -258,11 +257,11 @@ def compare_settings(made: dict[str, Any], settings: dict[str, Any]) -> None:
 
 
 def forget_scoring(folder: Path, results: Path) -> None:
-    """Remove a scoring's results and partials; summary.json first, so that half of it is never taken for whole."""
-    for name in ("summary.json", "dissection.h5"):
-        (results / name).unlink(missing_ok=True)
-    shutil.rmtree(results / "tables", ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a scoring: at no moment could half of it be taken for whole, or its counters for those of another."""
+    (results / "summary.json").unlink(missing_ok=True)
+    remove_tree(folder)
+    remove_tree(results / "tables")
+    (results / "dissection.h5").unlink(missing_ok=True)
 
 
 def count_shards(work: Scoring, control: Control) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
+from ..atomic import remove_tree
 from ..errors import BadInput, IncompleteRun
 from ..options import RUN
 from ..store.partials import load_arrays
-from ..store.rundir import RunDir, size_of
+from ..store.rundir import RunDir, size_of, stage_of
 from .control import Control
 from .recording import layers_of, store_of
 
@@ -21,9 +21,8 @@ def info(run: str | os.PathLike[str] = RUN) -> dict[str, Any]:
     manifest, ledger = opened.manifest, opened.ledger("extract")
     n_done = ledger.n_shards - len(ledger.missing())
     scorings = {}
-    for stage in sorted(path.name for path in (opened.path / "partial").glob("score*")):
-        name = stage.partition("-")[2] or None
-        partial = opened.ledger(stage)
+    for name in opened.scorings():
+        partial = opened.ledger(stage_of(name))
         scorings[name or "(main)"] = {
             "shards_done": partial.n_shards - len(partial.missing()),
             "finished": (opened.results_path(name) / "summary.json").exists(),
@@ -86,8 +85,8 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
             n_whole += 1
         except IncompleteRun as error:
             wrong.append(str(error))
-    for stage in sorted(path.name for path in (opened.path / "partial").glob("score*")):
-        partial = opened.ledger(stage)
+    for name in opened.scorings():
+        partial = opened.ledger(stage_of(name))
         for shard in range(opened.n_shards):
             if partial.is_done(shard):
                 try:
@@ -119,5 +118,5 @@ def clean(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
     """Remove the activations and the label planes of a scored run; the results stay. The same extract restores them."""
     found = disposable(run)
     for path in found:
-        shutil.rmtree(path)
+        remove_tree(path)
     return found

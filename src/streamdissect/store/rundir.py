@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Self
 
-from ..atomic import create_json
+from ..atomic import ASIDE, create_json, remove_tree
 from ..errors import BadInput, IncompleteRun
 from .partials import Ledger
 
@@ -62,7 +62,9 @@ class RunDir:
         return (Path(path) / "run.json").exists()
 
     def remove(self) -> None:
-        """Delete the run; run.json goes last, so that a killed removal can be repeated."""
+        """Delete the run; a killed removal leaves a run without any finished shard, to be removed or made again."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+        remove_tree(self.path / "partial")
         for entry in self.path.iterdir():
             if entry.name != "run.json":
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -88,6 +90,11 @@ class RunDir:
     def ledger(self, stage: str) -> Ledger:
         """Commits of a stage: `extract`, `score` or `score-NAME`."""
         return Ledger(self.path / "partial" / stage, self.n_shards)
+
+    def scorings(self) -> list[str | None]:
+        """Names of the scorings that were begun; None is the main one."""
+        stages = sorted(path.name for path in (self.path / "partial").glob("score*") if ASIDE not in path.name)
+        return [stage.partition("-")[2] or None for stage in stages]
 
     def rows(self, shard: int) -> range:
         """Rows of the store that a shard holds."""
