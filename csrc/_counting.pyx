@@ -46,6 +46,11 @@ cdef extern from "count.h" nogil:
                               uint64_t *, int64_t *, int64_t *, int64_t *, int64_t *)
     int64_t sd_count_words(const uint64_t *, int, sd_extent, const sd_image_labels *, int64_t *)
     void sd_add_counts(const sd_image_labels *, const int64_t *, int64_t, int64_t, int64_t, int64_t *, int64_t *)
+    bint SD_HAS_CLONES
+    const char *SD_COMPILER
+
+compiler = SD_COMPILER.decode()
+has_clones = bool(SD_HAS_CLONES)        # x86-64-v3 builds of the loops, chosen when the module is loaded
 
 
 cdef class Axis:

@@ -9,9 +9,12 @@
    build serves. Code inside a clone sees the clone's instructions (AVX2, POPCNT, F16C) only if it is inlined into it. */
 #ifdef STREAMDISSECT_CLONES
 #define SD_CLONED __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define SD_HAS_CLONES 1
 #else
 #define SD_CLONED
+#define SD_HAS_CLONES 0
 #endif
+#define SD_COMPILER __VERSION__
 
 /* GCC and Clang: vectors are written with their vector extensions, which every target lowers to what it has. Another
    compiler does not build this file, and Numba serves. */
@@ -29,13 +32,18 @@ SD_INLINE int sd_popcount64(uint64_t word) { return __builtin_popcountll(word); 
 SD_INLINE int sd_lowest_bit(uint64_t word) { return __builtin_ctzll(word); }
 SD_INLINE int sd_any(sd_longs lanes) { return (lanes[0] | lanes[1] | lanes[2] | lanes[3]) != 0; }
 
+SD_INLINE uint64_t sd_or_lanes(sd_ints lanes)
+{
+    const sd_longs pairs = (sd_longs)lanes;
+    const uint64_t all = (pairs[0] | pairs[2]) | (pairs[1] | pairs[3]);
+    return (all | all >> 32) & 0xffffffffu;
+}
+
 /* Lanes of 0 or -1 -> bits, lane 0 lowest: each lane keeps its own bit, then all lanes are or-ed. */
 SD_INLINE uint64_t sd_pack(sd_ints flags)
 {
     const sd_ints own = {1, 2, 4, 8, 16, 32, 64, 128};
-    const sd_longs pairs = (sd_longs)(flags & own);
-    const uint64_t all = (pairs[0] | pairs[2]) | (pairs[1] | pairs[3]);
-    return (all | all >> 32) & 0xff;
+    return sd_or_lanes(flags & own);
 }
 
 SD_INLINE uint64_t sd_pack16(sd_shorts flags)

@@ -179,15 +179,21 @@ SD_INLINE void sd_interpolate_row(const float *SD_RESTRICT row, const sd_axis *c
 SD_INLINE int sd_compare_row(const float *above, const float *below, float weight, float high, float low, int begin,
                              int end, uint64_t *line)
 {
+    const sd_ints own = {1, 2, 4, 8, 16, 32, 64, 128};
     sd_ints doubt = {0};
-    for (int x = begin; x < end; x += SD_LANES) {
-        sd_floats a, b;
-        memcpy(&a, above + x, sizeof a);
-        memcpy(&b, below + x, sizeof b);
-        const sd_floats value = a + weight * (b - a);
-        const sd_ints sure = value > high;
-        doubt |= sure ^ (value > low);
-        line[x >> 6] |= sd_pack(sure) << (x & 56);
+    for (int x = begin; x < end;) { /* up to 32 pixels at a time: lanes are or-ed to one integer once for all of them */
+        const int half_word = x & 32, at = x >> 6, stop = (x | 31) < end ? (x | 31) + 1 : end;
+        sd_ints bits = {0};
+        for (; x < stop; x += SD_LANES) {
+            sd_floats a, b;
+            memcpy(&a, above + x, sizeof a);
+            memcpy(&b, below + x, sizeof b);
+            const sd_floats value = a + weight * (b - a);
+            const sd_ints sure = value > high;
+            doubt |= sure ^ (value > low);
+            bits |= (sure & own) << (x & 24);
+        }
+        line[at] |= sd_or_lanes(bits) << half_word;
     }
     return sd_any((sd_longs)doubt);
 }
@@ -263,10 +269,16 @@ SD_INLINE sd_extent sd_mask_map(uint32_t largest, float threshold, int or_equal,
     memcpy(&scale, &largest, 4);
     const int filtered = largest < 0x7b800000u; /* 2**120 */
     const float margin = scale * 1.2e-6f + 0x1p-120f, high = threshold + margin, low = threshold - margin;
-    int held[2] = {-1, -1};
-    for (int y = 0; y < rows->n_pixels; y++) {
-        const int i = rows->first[y], j = rows->second[y];
-        const sd_span span = sd_touched(columns, left, right, i, j);
+    int held[2] = {-1, -1}, top = 0, bottom = rows->n_source - 1, i = -1, j = -1;
+    sd_span span = {0, 0};
+    while (top <= bottom && right[top] < 0) top++;
+    while (top < bottom && right[bottom] < 0) bottom--;
+    if (top > bottom) return extent;
+    for (int y = rows->begin[top]; y < rows->end[bottom]; y++) {
+        if (rows->first[y] != i || rows->second[y] != j) { /* some pixel rows share their source rows */
+            i = rows->first[y], j = rows->second[y];
+            span = sd_touched(columns, left, right, i, j);
+        }
         if (span.begin >= span.end) continue;
         uint64_t *line = bits + (int64_t)y * words;
         int unsettled = !filtered;

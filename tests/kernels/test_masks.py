@@ -45,6 +45,19 @@ def oracle(values, threshold, places, or_equal=False):
     return np.array([[is_on(values, threshold, v, u, or_equal) for u in places[1]] for v in places[0]])
 
 
+EXPECTED = {}
+"""Masks worked out once for all backends."""
+
+
+def expected_masks(maps, thresholds, geometry, or_equal):
+    """(B, H, W) by the oracle."""
+    case = maps.tobytes(), thresholds.tobytes(), str(geometry.places), or_equal
+    if case not in EXPECTED:
+        pairs = zip(maps, thresholds, strict=True)
+        EXPECTED[case] = np.array([oracle(m, t, geometry.places, or_equal) for m, t in pairs])
+    return EXPECTED[case]
+
+
 def masks(maps, thresholds, geometry, backend, or_equal=False):
     """(B, H, W) masks as booleans; padding bits must be zero."""
     maps = np.asarray(maps)
@@ -152,14 +165,14 @@ def cancelling(rng, geometry, n_maps, ulps=3, share_of_ties=0.3):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_masks_equal_rational_arithmetic(kind, or_equal, small, backend):
     maps, thresholds = kind(np.random.default_rng(7), (3, *small.source))
-    expected = [oracle(m, t, small.places, or_equal) for m, t in zip(maps, thresholds, strict=True)]
+    expected = expected_masks(maps, thresholds, small, or_equal)
     assert_array_equal(masks(maps, thresholds, small, backend, or_equal), expected)
 
 
 @pytest.mark.parametrize("or_equal", [False, True])
 def test_corners_that_cancel_around_the_threshold(small, backend, or_equal):
     maps, thresholds = cancelling(np.random.default_rng(11), small, 12)
-    expected = [oracle(m, t, small.places, or_equal) for m, t in zip(maps, thresholds, strict=True)]
+    expected = expected_masks(maps, thresholds, small, or_equal)
     assert_array_equal(masks(maps, thresholds, small, backend, or_equal), expected)
 
 
@@ -180,11 +193,11 @@ def test_large_grids_equal_the_reference_and_rational_arithmetic_at_some_pixels(
 def test_many_cancelling_corners_on_the_grids_of_real_layers(large, backend):
     """Only the pixels next to a solved corner are close calls, so the reference is asked for few maps at a time."""
     rng = np.random.default_rng(17)
-    maps, thresholds = cancelling(rng, large, 60)
+    maps, thresholds = cancelling(rng, large, 16)
     found = masks(maps, thresholds, large, backend)
     for n in range(len(maps)):
         close = np.abs(lerped(maps[n], large) - thresholds[n]) <= 1e-6 * np.abs(maps[n]).max()
-        for y, x in np.argwhere(close)[:25]:
+        for y, x in np.argwhere(close)[:12]:
             assert found[n, y, x] == is_on(maps[n], thresholds[n], large.places[0][y], large.places[1][x], False)
 
 
@@ -225,7 +238,7 @@ def test_the_reference_equals_rational_arithmetic(small):
     parts = [kind(rng, (1, *small.source)) for kind in KINDS] + [cancelling(rng, small, 3)]
     maps, thresholds = (np.concatenate(part) for part in zip(*parts, strict=True))
     for or_equal in (False, True):
-        expected = [oracle(m, t, small.places, or_equal) for m, t in zip(maps, thresholds, strict=True)]
+        expected = expected_masks(maps, thresholds, small, or_equal)
         assert_array_equal(masks(maps, thresholds, small, "reference", or_equal), expected)
 
 

@@ -153,8 +153,9 @@ def assert_bins_exact(state, stream, capacity):
         assert state.above[k] == len(above)
         if bound != NO_BOUND:
             assert len(above) < capacity + 64 and capacity <= np.count_nonzero(keys >= bound)
+        order = sorted(found, reverse=True)
+        descending = [b for b in order for _ in range(found[b])]
         for m in range(min(capacity, len(keys))):
-            descending = np.repeat(sorted(found, reverse=True), [found[b] for b in sorted(found, reverse=True)])
             nth = descending[m] if m < len(descending) else bound
             assert nth == keys[-1 - m]
 

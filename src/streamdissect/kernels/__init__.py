@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,8 @@ from .geometry import AxisWeights, PlaneBatch, words_of
 __all__ = [
     "AxisWeights",
     "PlaneBatch",
+    "available_backends",
+    "build_info",
     "count_maps",
     "count_masks",
     "count_numbers",
@@ -52,6 +55,24 @@ def kernel_backend(name: str = "auto") -> ModuleType:
     if name == "reference":
         return import_module(".reference_backend", __name__)
     raise ValueError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that can be imported here, fastest first."""
+    extensions = ("_counting", "_planes", "_tail")
+    found = ["cython"] if all(find_spec(f"{__name__}.{extension}") for extension in extensions) else []
+    if find_spec("numba"):  # looked for, not imported: that takes a quarter of a second
+        found.append("numba")
+    return [*found, "reference"]
+
+
+def build_info() -> dict[str, str]:
+    """The backend in use, and how the compiled kernels were built if there are any."""
+    module = kernel_backend()
+    info = {"backend": str(module.name)}
+    if info["backend"] == "cython":
+        info |= {"compiler": module.compiler, "cpu_clones": "x86-64-v3" if module.has_clones else "none"}
+    return info
 
 
 def check(condition: bool, message: str) -> None:
@@ -135,7 +156,9 @@ def mask_maps(
     bits = np.zeros((len(maps), rows.n_pixels * words_of(columns.n_pixels)), np.uint64)
     if len(maps):
         thresholds, keys, _ = threshold_keys(thresholds, or_equal)
-        kernel_backend(backend).mask_maps(maps.astype(np.float32, copy=False), thresholds, keys, or_equal, rows, columns, bits)
+        kernel_backend(backend).mask_maps(
+            maps.astype(np.float32, copy=False), thresholds, keys, or_equal, rows, columns, bits
+        )
     return bits
 
 

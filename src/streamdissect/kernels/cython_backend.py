@@ -11,6 +11,8 @@ from . import _counting, _planes, _tail
 from .geometry import AxisWeights, PlaneBatch
 
 name = "cython"
+compiler = _counting.compiler
+has_clones = _counting.has_clones
 fill_planes = _planes.fill_planes
 count_numbers = _planes.count_numbers
 update_bins = _tail.update_bins

@@ -133,9 +133,7 @@ def update_buffer(
                 filled[unit] += len(kept)
 
 
-def refine(
-    single: NDArray[np.uint32], first_unit: int, wanted: NDArray[np.int32], low: NDArray[np.uint32]
-) -> None:
+def refine(single: NDArray[np.uint32], first_unit: int, wanted: NDArray[np.int32], low: NDArray[np.uint32]) -> None:
     """low[slot] += numbers whose upper 16 key bits are wanted[slot], by their lower 16."""
     for slot, upper in enumerate(wanted.tolist()):
         keys, infinity = keys_of(single[:, first_unit + slot]).ravel(), infinity_key(single)

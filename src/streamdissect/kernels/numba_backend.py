@@ -1,0 +1,151 @@
+"""The kernels compiled by Numba, where no C compiler was found; same calling convention, same results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import numba_counting, numba_masks, numba_tail
+from .geometry import AxisWeights, PlaneBatch, words_of
+from .numba_jit import constant
+
+name = "numba"
+Prepared = tuple[numba_counting.Labels, int]
+HALF = (0x7FFF, 0x7C00, 0)
+SINGLE = (0x7FFFFFFF, 0x7F800000, 16)
+"""Bits below the sign, key of +inf, bits below a bin."""
+
+
+def prepare(planes: PlaneBatch) -> Prepared:
+    """The kernels' view of a batch's labels, made once for all threads."""
+    fields = numba_counting.Labels._fields
+    return numba_counting.Labels(**{name: constant(getattr(planes, name)) for name in fields}), planes.most_planes
+
+
+def mask_maps(
+    maps: NDArray[np.float32],
+    thresholds: NDArray[np.float32],
+    keys: NDArray[np.int32],
+    or_equal: bool,
+    rows: AxisWeights,
+    columns: AxisWeights,
+    bits: NDArray[np.uint64],
+) -> None:
+    """See kernels.mask_maps."""
+    numba_masks.mask_maps(
+        constant(maps.reshape(len(maps), -1).view(np.int32)),
+        constant(thresholds.view(np.int32)),
+        constant(thresholds),
+        constant(keys),
+        bool(or_equal),
+        numba_masks.axis_of(rows),
+        numba_masks.axis_of(columns),
+        numba_masks.scratch_for(rows, columns),
+        bits.reshape(len(bits), rows.n_pixels, words_of(columns.n_pixels)),
+    )
+
+
+def count_maps(
+    maps: NDArray[Any],
+    thresholds: NDArray[np.float32],
+    keys: NDArray[np.int32],
+    keys16: NDArray[np.int16],
+    or_equal: bool,
+    rows: AxisWeights,
+    columns: AxisWeights,
+    prepared: Prepared,
+    unit_begin: int,
+    unit_end: int,
+    counters: NDArray[np.int64],
+    chance: NDArray[np.int64],
+    active: NDArray[np.int64],
+) -> None:
+    """See kernels.count_maps; units unit_begin..unit_end-1."""
+    labels, most_planes = prepared
+    bounds = constant(thresholds.view(np.int32)), constant(thresholds), constant(keys)
+    rest = (
+        bool(or_equal),
+        numba_masks.axis_of(rows),
+        numba_masks.axis_of(columns),
+        labels,
+        unit_begin,
+        unit_end,
+        numba_masks.scratch_for(rows, columns),
+        np.zeros((rows.n_pixels, words_of(columns.n_pixels)), np.uint64),
+        np.zeros(most_planes + 1, np.int64),
+        counters,
+        chance,
+        active,
+    )
+    flat = maps.reshape(*maps.shape[:2], -1)
+    if maps.dtype == np.float16:
+        numba_counting.count_half(constant(flat.view(np.int16)), *bounds, constant(keys16), *rest)
+    else:
+        numba_counting.count_single(constant(flat.view(np.int32)), *bounds, *rest)
+
+
+def count_masks(
+    masks: NDArray[np.uint64], n_rows: int, prepared: Prepared, counters: NDArray[np.int64], chance: NDArray[np.int64]
+) -> None:
+    """See kernels.count_masks."""
+    labels, most_planes = prepared
+    lines = constant(masks.reshape(*masks.shape[:2], n_rows, -1))
+    numba_counting.count_masks(lines, labels, np.zeros(most_planes + 1, np.int64), counters, chance)
+
+
+def fill_planes(layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64]) -> None:
+    """See kernels.fill_planes."""
+    numba_counting.fill_planes(constant(layer), constant(plane_of), planes)
+
+
+def count_numbers(layer: NDArray[np.uint16], count: NDArray[np.int64]) -> None:
+    """See kernels.count_numbers."""
+    numba_counting.count_numbers(constant(layer), count)
+
+
+def update_bins(
+    half: NDArray[np.uint16] | None,
+    single: NDArray[np.uint32] | None,
+    unit: int,
+    capacity: int,
+    counts: NDArray[np.int64],
+    extremes: NDArray[np.int32],
+    page_of: NDArray[np.int32],
+    pages: NDArray[np.uint32],
+    vacant: NDArray[np.int32],
+    n_vacant: int,
+    above: NDArray[np.int64],
+    bound: NDArray[np.int32],
+    highest: NDArray[np.int32],
+) -> tuple[int, int]:
+    """See csrc/_tail.pyx."""
+    values, form = (half.view(np.int16), HALF) if half is not None else (_signed(single), SINGLE)
+    state = counts, extremes, page_of, pages, vacant, n_vacant, above, bound, highest
+    unit, n_vacant = numba_tail.update_bins(constant(values), *form, unit, capacity, *state)
+    return unit, n_vacant
+
+
+def update_buffer(
+    single: NDArray[np.uint32],
+    capacity: int,
+    counts: NDArray[np.int64],
+    extremes: NDArray[np.int32],
+    values: NDArray[np.int32],
+    filled: NDArray[np.int64],
+    bound: NDArray[np.int32],
+    highest: NDArray[np.int32],
+) -> None:
+    """See csrc/_tail.pyx."""
+    numba_tail.update_buffer(_signed(single), capacity, counts, extremes, values, filled, bound, highest)
+
+
+def refine(single: NDArray[np.uint32], first_unit: int, wanted: NDArray[np.int32], low: NDArray[np.uint32]) -> None:
+    """See csrc/_tail.pyx."""
+    numba_tail.refine(_signed(single), first_unit, constant(wanted), low)
+
+
+def _signed(single: NDArray[np.uint32] | None) -> NDArray[np.int32]:
+    assert single is not None
+    return constant(single.view(np.int32))

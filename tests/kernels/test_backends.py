@@ -1,0 +1,61 @@
+"""Which kernels there are and which are taken."""
+
+import subprocess
+import sys
+
+import pytest
+
+from streamdissect.kernels import available_backends, build_info, kernel_backend
+
+
+def test_available_backends_can_be_imported():
+    found = available_backends()
+    assert found[-1] == "reference"
+    assert [kernel_backend(name).name for name in found] == found
+
+
+def test_the_backends_offer_the_same_functions(any_backend):
+    module = kernel_backend(any_backend)
+    for function in ("prepare", "mask_maps", "count_maps", "count_masks", "fill_planes", "count_numbers", "update_bins",
+                     "update_buffer", "refine"):  # fmt: skip
+        assert callable(getattr(module, function))
+
+
+def test_the_variable_of_the_environment_names_the_backend(monkeypatch):
+    monkeypatch.setenv("STREAMDISSECT_KERNELS", "reference")
+    assert kernel_backend().name == "reference"
+    assert build_info() == {"backend": "reference"}
+
+
+def test_the_build_is_described():
+    info = build_info()
+    assert info["backend"] == kernel_backend().name
+    assert all(isinstance(value, str) and value for value in info.values())
+    if info["backend"] == "cython":
+        assert set(info) == {"backend", "compiler", "cpu_clones"}
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="expected one of auto, cython, numba, reference"):
+        kernel_backend("fortran")
+
+
+def run(code, **environment):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_numba_is_imported_only_when_it_is_used():
+    code = "import sys; from streamdissect import kernels as k; k.available_backends(); print('numba' in sys.modules)"
+    assert run(code).stdout.strip() == "False"
+
+
+def test_numba_kernels_do_without_a_cache(tmp_path):
+    pytest.importorskip("numba")
+    blocked = tmp_path / "file"
+    blocked.touch()  # no folder can be made below a file, whoever asks
+    code = (
+        "import numpy as np; from streamdissect.kernels import count_numbers;"
+        "print(count_numbers(np.ones((2, 3), np.uint16), backend='numba')[1])"
+    )
+    done = run(code, NUMBA_CACHE_DIR=str(blocked / "cache"))
+    assert done.stdout.strip() == "6", done.stderr
