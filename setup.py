@@ -18,6 +18,7 @@ __attribute__((target_clones("arch=x86-64-v3", "default")))
 static int total(const int *values, int n) { int sum = 0; for (int i = 0; i < n; i++) sum += values[i]; return sum; }
 int main(void) { int values[3] = {1, 2, 3}; return total(values, 3) - 6; }
 """
+FLAGS = ["-O3", "-g0", "-fno-trapping-math", "-fno-math-errno", "-Wno-psabi"]
 HEADERS = [str(path) for path in sorted(Path("csrc").glob("*.h"))]
 
 
@@ -25,7 +26,7 @@ class BuildKernels(build_ext):
     """build_ext that probes for CPU clones and can do without a compiler."""
 
     def build_extensions(self):
-        flags = [] if self.compiler.compiler_type == "msvc" else ["-O3", "-g0", "-fno-trapping-math", "-fno-math-errno", "-Wno-psabi"]
+        flags = [] if self.compiler.compiler_type == "msvc" else FLAGS
         macros = [("STREAMDISSECT_CLONES", "1")] if self._has_clones() else []
         for extension in self.extensions:
             extension.extra_compile_args += flags

@@ -79,4 +79,3 @@ def picture():
 def encoded():
     """`encoded(numbers)`: the picture of a label map."""
     return label_map
-
