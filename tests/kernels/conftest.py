@@ -87,7 +87,6 @@ LARGE = {
     "13x13 rf to 113x113": lambda: geometry("rf", (13, 13), (113, 113), 227, (ALEXNET, ALEXNET)),
     "7x7 rf off-centre to 112x112": lambda: geometry("rf", (7, 7), (112, 112), 224, (OFF_LEFT, OFF_LEFT)),
     "15x20 to 180x240": lambda: geometry("half_pixel", (15, 20), (180, 240)),
-    "15x20 corners to 180x240": lambda: geometry("corners", (15, 20), (180, 240)),
     "65x70 to 90x128": lambda: geometry("half_pixel", (65, 70), (90, 128)),
     "65x70 to 30x33": lambda: geometry("half_pixel", (65, 70), (30, 33)),
 }

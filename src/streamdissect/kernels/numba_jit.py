@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,22 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 
+def _digest() -> str:
+    """Of the sources of all Numba kernels."""
+    digest = blake2b(digest_size=4)
+    for path in sorted(Path(__file__).parent.glob("numba_*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+SOURCES = _digest()
+
+
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled at first use, without the interpreter's lock; kept on disk where a cache folder can be written."""
+    # Numba's cache looks at the function's own file alone, and would keep what it calls elsewhere as it was: the name
+    # under which it is kept carries a digest of all.
+    function.__qualname__ += f"_{SOURCES}"
     try:
         compiled: Callable[..., Any] = njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # no place for a cache

@@ -103,7 +103,7 @@ def load_half(half, scratch):
     for i in range(len(bits)):
         value = np.int32(half[i])
         magnitude = np.int32(value & 0x7FFF)
-        small = (np.float32(magnitude) * LEAST_HALF).view(np.int32)
+        small = np.float32(np.float32(magnitude) * LEAST_HALF).view(np.int32)
         wider = np.int32(WIDER if magnitude < 0x7C00 else 2 * WIDER)
         normal = np.int32((magnitude << 13) + wider)
         bits[i] = (small if magnitude < 0x0400 else normal) | (value & SIGN)
