@@ -27,6 +27,10 @@ LAYOUTS = ("auto", "nchw", "nhwc", "tokens")
 METHODS = ("exact", "histogram")
 UPSAMPLING = ("rf", "half_pixel", "corners")
 MASK_TESTS = ("gt", "ge")
+UNIONS = ("paper", "all-images", "mask-touch")
+MULTIPLICITIES = ("set", "multiset")
+UNLABELLED = ("negative", "ignore")
+BACKENDS = ("auto", "cython", "numba", "reference")
 
 
 def cpu_count() -> int:
@@ -66,6 +70,14 @@ class CommonOptions:
     shard: tuple[int, int] | None = None
     """(worker, of how many), or None: whatever is unclaimed."""
 
+    def __post_init__(self) -> None:
+        check_number("threads", self.threads, 1)
+        check_number("memory", self.memory, 1)
+        if self.shard is not None:
+            check_pair("shard", self.shard, 0)
+            if not self.shard[0] < self.shard[1]:
+                raise BadInput("shard", repr(self.shard), "(i, n) with i from 0 to n - 1", "correct it")
+
 
 @dataclass(frozen=True)
 class ExtractOptions(CommonOptions):
@@ -96,6 +108,30 @@ class ExtractOptions(CommonOptions):
     allow_nonfinite: bool = False
     max_disk: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in (("amp", AMP), ("dtype", DTYPES), ("thresholds", METHODS), ("codec", CODECS),
+                              ("layout", LAYOUTS)):  # fmt: skip
+            check_choice(name, getattr(self, name), choices)
+        for name in ("batch_size", "top_images"):
+            check_number(name, getattr(self, name), 1)
+        check_number("seed", self.seed, 0)
+        check_number("workers", self.workers, 0)
+        for name in ("limit", "shard_images", "max_disk"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 1)
+        if self.prefix_tokens is not None:
+            check_number("prefix_tokens", self.prefix_tokens, 0)
+        for name in ("input_size", "grid"):
+            if getattr(self, name) is not None:
+                check_pair(name, getattr(self, name), 1)
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        tails = self.tails if isinstance(self.tails, (tuple, list)) else (self.tails,)
+        object.__setattr__(self, "tails", tuple(as_share(tail, "tails") for tail in tails))
+        if not self.tails or len(set(self.tails)) < len(self.tails):
+            raise BadInput("tails", repr(tails), "at least one, each once", "correct it")
+
 
 @dataclass(frozen=True)
 class ScoreOptions(CommonOptions):
@@ -113,6 +149,51 @@ class ScoreOptions(CommonOptions):
     unlabelled: str = "negative"
     backend: str = "auto"
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in (("union", UNIONS), ("mask_test", MASK_TESTS), ("multiplicity", MULTIPLICITIES),
+                              ("unlabelled", UNLABELLED), ("backend", BACKENDS)):  # fmt: skip
+            check_choice(name, getattr(self, name), choices)
+        if self.upsample is not None:
+            check_choice("upsample", self.upsample, UPSAMPLING)
+        if not isinstance(self.mask_size, str):
+            check_pair("mask_size", self.mask_size, 1)
+        elif self.mask_size not in ("label", "image"):
+            object.__setattr__(self, "mask_size", parse_mask_size(self.mask_size))
+        object.__setattr__(self, "iou", as_share(self.iou, "iou"))
+        if self.tail is not None:
+            object.__setattr__(self, "tail", as_share(self.tail, "tail"))
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """BadInput for a value that is none of the choices."""
+    if value not in choices:
+        raise BadInput(name, repr(value), "one of " + ", ".join(choices), "choose one of them")
+
+
+def check_number(name: str, value: object, smallest: int) -> None:
+    """BadInput for what is no whole number, or too small."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+        raise BadInput(name, repr(value), f"a whole number from {smallest}", "correct it")
+
+
+def check_pair(name: str, value: object, smallest: int) -> None:
+    """BadInput for what is no pair of whole numbers."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise BadInput(name, repr(value), "two whole numbers", "correct it")
+    for number in value:
+        check_number(name, number, smallest)
+
+
+def as_share(value: object, name: str) -> Fraction:
+    """A share given as a Fraction, a text, or a float, which means what it prints."""
+    return parse_share(str(value), name)
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text consists of the digits 0 to 9."""
+    return text.isascii() and text.isdigit()
 
 
 def parse_share(text: str, thing: str) -> Fraction:
@@ -164,7 +245,7 @@ def parse_mask_size(text: str) -> str | tuple[int, int]:
 def parse_limit(text: str) -> tuple[int, bool]:
     """`500` (a seeded sample) or `first:500`: the number, and whether it means the first."""
     head, colon, number = text.rpartition(":")
-    if head not in ("", "first") or (colon and not head) or not number.isdigit() or int(number) < 1:
+    if head not in ("", "first") or (colon and not head) or not is_whole(number) or int(number) < 1:
         raise BadInput("--limit", repr(text), "a number of images, or first:NUMBER", "correct it")
     return int(number), head == "first"
 

@@ -47,6 +47,9 @@ def test_a_flag_wins_over_a_variable_a_variable_over_the_file(parsed, tmp_path, 
         ("[extract\n", ["TOML"]),
         ("[extract]\nbatch_size = 'many'\n", ["--batch-size", "'many'"]),
         ("[extract]\nlabelled_only = 7\n", ["--labelled-only", "7"]),
+        ("[extrct]\nbatch_size = 8\n", ["'extrct'", "[extract]"]),
+        ("batch_size = 8\n", ["'batch_size'", "tables"]),
+        ("[extract]\nbatch_size = 8\n", ["--config", "--model, --data and --layers"]),
     ],
 )
 def test_a_wrong_file_is_refused(text, words, tmp_path, capsys):
@@ -59,7 +62,17 @@ def test_a_wrong_file_is_refused(text, words, tmp_path, capsys):
 
 def test_a_file_that_is_not_there(tmp_path, capsys):
     assert main(["extract", "--config", str(tmp_path / "no.toml")]) == 2
-    assert "no such file" in capsys.readouterr().err
+    assert "No such file" in capsys.readouterr().err
+    assert main(["extract", "--config", str(tmp_path)]) == 2
+    assert "Is a directory" in capsys.readouterr().err
+
+
+def test_config_and_debug_from_the_environment(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STREAMDISSECT_CONFIG", str(tmp_path / "no.toml"))
+    assert main(["score"]) == 2 and "no.toml" in capsys.readouterr().err
+    monkeypatch.delenv("STREAMDISSECT_CONFIG")
+    monkeypatch.setenv("STREAMDISSECT_DEBUG", "1")
+    assert main(["score", str(tmp_path)]) == 2 and "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -68,6 +81,7 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
         (["extract", "--batch", "3"], ["--batch", "did you mean --batch-size?"]),
         (["extract", "--batch-size"], ["expected one argument"]),
         (["extract", "--batch-size", "0"], ["--batch-size", "'0'", "from 1"]),
+        (["extract", "--threads", "²"], ["--threads", "from 1"]),
         (["extract", "--dtype", "float61"], ["--dtype", "'float61'", "did you mean float16?"]),
         (["extract", "--mean", "1", "2"], ["--mean"]),
         (["extract", "--std", "1", "2", "0"], ["--std", "positive"]),

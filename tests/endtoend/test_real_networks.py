@@ -57,6 +57,7 @@ def recount(run, layer, mode, every):
     stored = zarr.open_array(run / "activations.zarr" / layer, mode="r")
     with h5py.File(run / "dissection.h5") as file:
         threshold = file[f"layers/{layer}/threshold"][::every].astype(np.float64)
+        images = [list(data.names).index(name) for name in file["images/name"].asstr()[()]]
     concepts = data.concepts
     shape = data.labels(0).shape
     axes = [
@@ -71,8 +72,8 @@ def recount(run, layer, mode, every):
     shared = np.zeros((n_units, len(concepts)), np.int64)
     area, everything = np.zeros((n_units, len(concepts.category_name)), np.int64), np.zeros(n_units, np.int64)
     n_ties = 0
-    for i in range(len(data)):
-        values = stored[i, ::every].astype(np.float64) * 2**24
+    for row, i in enumerate(images):
+        values = stored[row, ::every].astype(np.float64) * 2**24
         assert np.abs(values).max() * dy * dx < 2**53, "not exact in float64"
         active = np.flatnonzero((values > (threshold * 2**24)[:, None, None]).any((1, 2)))
         if not len(active):

@@ -140,6 +140,26 @@ def test_nan_and_infinity(kind, dtype):
     assert found.n[0] == 0 and np.isnan(found.threshold[0]) and found.flags[0] & 1
 
 
+def test_refinement_leaves_a_unit_of_nan_alone():
+    values = np.random.default_rng(0).standard_normal((6, 3, 40)).astype(np.float32)
+    values[:, 1] = np.nan
+    for thresholds in ((BinnedTail, 50), (BufferedTail, 50)):
+        found = thresholds_of(stream(thresholds[0], np.float32, [values], thresholds[1]), Fraction(1, 10), [values])
+        assert np.isnan(found.threshold[1]) and found.n_above[1] == 0
+        assert_array_equal(
+            found.threshold[[0, 2]], [tail_threshold(values[:, k].ravel(), Fraction(1, 10)) for k in (0, 2)]
+        )
+
+
+def test_counts_that_a_bin_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match="capacity"):
+        BinnedTail(1, 2**32, np.float16)
+    streams = BinnedTail(1, 5, np.float16)
+    streams.n_seen = 2**33  # a long stream is none
+    streams.update(np.ones((1, 1, 9), np.float16))
+    assert streams.n[0] == 2**33 + 9
+
+
 def test_many_bins_take_more_pages():
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)]

@@ -48,6 +48,19 @@ def loud(factor: float = 1e6) -> nn.Module:
     return net
 
 
+def flat() -> nn.Module:
+    """A network for one input size, another than the test images have."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+
+
+def alike() -> nn.Module:
+    """Layers whose names differ by a sign that no file name has."""
+    net = nn.Sequential()
+    net.add_module("a", nn.Conv2d(3, 2, 3))
+    net.add_module("a_relu", nn.ReLU())
+    return net
+
+
 def broken() -> nn.Module:
     """Activations that are no numbers."""
     net = build()

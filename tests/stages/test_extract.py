@@ -156,6 +156,15 @@ def test_capture_refuses_what_it_cannot_record(nets, scenes, tmp_path):
                 pass
         with pytest.raises(sd.BadInput, match="1 indices"), cap.images([2]):
             net(batch)
+        for index in ([-1, 2], [2, 2**33]):
+            with pytest.raises(sd.BadInput, match="index"), cap.images(index):
+                pass
+        for calls in (0, 2):
+            with pytest.raises(sd.BadInput, match=f"{calls} calls"), cap.images([2, 3]):
+                for _ in range(calls):
+                    net(batch)
+        with cap.images([]):
+            pass
     with pytest.raises(sd.IncompleteRun, match="not finished"):
         sd.score(tmp_path / "a", scenes)
     with (
@@ -163,11 +172,27 @@ def test_capture_refuses_what_it_cannot_record(nets, scenes, tmp_path):
         sd.capture(net, ["block1.act"], tmp_path / "a", n_images=2),
     ):
         pass
+    with sd.capture(net, "block1.act", tmp_path / "b", n_images=20, data=scenes) as cap:
+        with pytest.raises(sd.BadInput, match="0 to 19"), cap.images([3, 20]):
+            net(batch)
+        for start in range(0, 20, 2):
+            with cap.images([start, start + 1]):
+                net(batch)
+    assert sd.score(tmp_path / "b").summary["images"] == 20
     with sd.capture(net, ["block1.act"], tmp_path / "a", n_images=2, overwrite=True) as cap, cap.images([5, 3]):
         net(batch)
     with pytest.raises(sd.BadInput, match="captured without one"):
         sd.score(tmp_path / "a")
     assert list(sd.score(tmp_path / "a", scenes).image_name) == ["scene-00005.png", "scene-00003.png"]
+
+
+def test_shards_of_small_maps_are_not_the_whole_dataset(nets, tmp_path):
+    from streamdissect.stages.planning import fit_shard
+
+    assert fit_shard(100, 10**6, ExtractOptions()) == 512
+    assert fit_shard(10**6, 10**6, ExtractOptions()) == 64
+    assert fit_shard(10**6, 10, ExtractOptions()) == 10
+    assert fit_shard(10**9, 10, ExtractOptions()) == 1
 
 
 PEAK = """

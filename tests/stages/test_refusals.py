@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -164,7 +165,6 @@ def test_a_full_disk(said, nets, scenes, tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="file size limits")
 def test_a_file_that_cannot_grow(nets, scenes, tmp_path, command):
     import resource
-    import subprocess
 
     arguments = [str(a) for a in extracting(nets, scenes, tmp_path / "run", "--codec", "none")]
     script = "import signal, sys\nfrom streamdissect.cli import main\n"
@@ -206,8 +206,67 @@ def test_no_run_and_runs_of_another_format(said, tmp_path):
     said(2, "no run.json", arguments=["score", tmp_path])
     (tmp_path / "run.json").write_text('{"schema_version": 99}')
     said(2, "format 99", arguments=["score", tmp_path])
-    (tmp_path / "run.json").write_text('{"schema')
-    said(3, "damaged", arguments=["score", tmp_path])
+    for content in ('{"schema', "[]", '{"schema_version": 1}'):
+        (tmp_path / "run.json").write_text(content)
+        said(3, "damaged", arguments=["score", tmp_path])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 99}', '{"schema_version": 1}'])
+def test_a_damaged_manifest_is_made_good_by_overwrite(content, nets, scenes, tmp_path):
+    arguments = [str(a) for a in extracting(nets, scenes, tmp_path / "run")]
+    assert main(arguments) == 0
+    (tmp_path / "run" / "run.json").write_text(content)
+    assert main(arguments) in (2, 3)
+    assert main([*arguments, "--overwrite"]) == 0 and main(["score", str(tmp_path / "run")]) == 0
+
+
+def test_what_a_kill_leaves_of_run_json_is_no_other_content(nets, scenes, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json.aside-deadbeef").write_text("{")
+    assert main([str(a) for a in extracting(nets, scenes, tmp_path / "run")]) == 0
+
+
+def test_a_network_that_fails_on_this_size(said, nets, scenes, tmp_path):
+    arguments = extracting(nets, scenes, tmp_path / "run", build="flat", layers="1")
+    said(2, "model", "64x64", "--input-size", arguments=arguments)
+    said(2, "model", "--input-size", arguments=["layers", "--model", f"{nets}:flat", "--data", scenes])
+
+
+def test_overwrite_beside_other_workers(said, nets, scenes, tmp_path):
+    from streamdissect.store.claims import Claims
+
+    out = tmp_path / "run"
+    arguments = extracting(nets, scenes, out, "--shard-images", 5)
+    assert main([str(a) for a in arguments]) == 0 and main(["score", str(out)]) == 0
+    for more in ([*arguments, "--overwrite", "--shard", "0/2"], ["score", out, "--overwrite", "--shard", "1/2"]):
+        said(2, "--overwrite", "--shard", arguments=more)
+    script = "import sys\nfrom pathlib import Path\nfrom streamdissect.store.claims import Claims\n"
+    script += "print(Claims(Path(sys.argv[1])).take(3), flush=True)\nsys.stdin.read()"
+    for stage, command in (("extract", arguments), ("score", ["score", out])):
+        folder = out / "partial" / stage / "claims"
+        call = [sys.executable, "-c", script, str(folder)]
+        with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout.readline() == b"True\n"
+            said(2, "--overwrite", "shard 3", "at work", arguments=[*command, "--overwrite"])
+        Claims(folder).forget(3)
+    assert main(["score", str(out), "--overwrite"]) == 0
+
+
+def test_tables_of_layers_with_like_names(nets, scenes, tmp_path):
+    sd.extract(f"{nets}:alike", scenes, ["a:relu", "a_relu"], tmp_path / "run")
+    sd.score(tmp_path / "run")
+    names = sorted(path.name for path in (tmp_path / "run" / "tables").iterdir())
+    assert names == ["a_relu-result.csv", "a_relu_-result.csv", "units.csv"]
+
+
+def test_a_run_that_cannot_be_written_to_is_scored_in_parts(nets, scenes, tmp_path, monkeypatch):
+    def refuse(self, content):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    sd.extract(f"{nets}:build", scenes, ["block1.act"], tmp_path / "run", dtype="float32", thresholds="histogram")
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    part = sd.score_partial(tmp_path / "run", shards=[0])
+    assert list(part.shards) == [0]
 
 
 def test_output_that_is_something_else(said, nets, scenes, tmp_path):
@@ -224,3 +283,95 @@ def test_limits_of_disk_and_memory(said, nets, scenes, tmp_path):
     assert not out.exists()
     assert main([str(a) for a in extracting(nets, scenes, out, "--dry-run")]) == 0
     assert not out.exists()
+
+
+def test_a_repair_that_comes_out_different_is_never_taken(said, nets, scenes, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    arguments = extracting(nets, scenes, out, "--shard-images", 10, "--codec", "none")
+    assert main([str(a) for a in arguments]) == 0
+    assert main(["score", str(out)]) == 0 and main(["clean", str(out)]) == 0
+    import streamdissect.stages.extract as stage
+
+    real = stage.forward_shard
+
+    def other(*given):
+        maps, seconds = real(*given)
+        return {name: (2 * values).astype(values.dtype) for name, values in maps.items()}, seconds
+
+    monkeypatch.setattr(stage, "forward_shard", other)
+    for _ in range(3):
+        said(3, "came out different", "--overwrite", arguments=arguments)
+    said(3, "missing", arguments=["score", out, "--name", "again"])
+    monkeypatch.undo()
+    assert main([str(a) for a in arguments]) == 0 and main(["score", str(out), "--name", "again"]) == 0
+
+
+def test_lost_commits_and_damaged_partials_are_made_again(said, nets, scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("streamdissect.stages.recording.COMMIT_SECONDS", 0)  # each shard is committed by itself
+    monkeypatch.setattr("streamdissect.stages.recording.STATE_SHARE", 0)
+    out = tmp_path / "run"
+    arguments = [str(a) for a in extracting(nets, scenes, out, "--shard-images", 5)]
+    assert main(arguments) == 0 and main(["score", str(out)]) == 0
+    expected = (out / "tables" / "units.csv").read_text()
+    (out / "partial" / "extract" / "000001.json").write_text("")
+    said(3, "000001.json", "delete it", arguments=arguments)
+    (out / "partial" / "extract" / "000001.json").unlink()
+    assert main(arguments) == 0
+    (out / "summary.json").unlink()
+    (out / "partial" / "score" / "000002.npz").write_bytes(b"")
+    assert main(["score", str(out)]) == 0
+    assert (out / "tables" / "units.csv").read_text() == expected
+    (out / "summary.json").unlink()
+    damaged = (out / "partial" / "score" / "000002.npz").read_bytes()
+    (out / "partial" / "score" / "000002.npz").write_bytes(damaged[:300] + b"\0\1\2\3" + damaged[304:])
+    said(3, "000002.npz", "delete it", arguments=["score", out])
+    (out / "partial" / "score" / "000002.npz").unlink()
+    assert main(["score", str(out)]) == 0
+    assert (out / "tables" / "units.csv").read_text() == expected
+
+
+@pytest.mark.parametrize(
+    "named, words",
+    [
+        ({"dtype": "float64"}, "dtype"),
+        ({"thresholds": "sketch"}, "thresholds"),
+        ({"codec": "gz"}, "codec"),
+        ({"amp": "x"}, "amp"),
+        ({"limit": -3}, "limit"),
+        ({"shard": (5, 2)}, "shard"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"tails": (2,)}, "tails"),
+        ({"tails": ("1/3", "2/6")}, "tails"),
+        ({"input_size": 7}, "input_size"),
+        ({"threads": 0}, "threads"),
+    ],
+    ids=str,
+)
+def test_python_options_are_checked(named, words):
+    with pytest.raises(sd.BadInput, match=words):
+        sd.ExtractOptions(**named)
+
+
+@pytest.mark.parametrize(
+    "named, words",
+    [
+        ({"mask_test": ">="}, "mask_test"),
+        ({"union": "papers"}, "union"),
+        ({"iou": 2}, "iou"),
+        ({"mask_size": 7}, "mask_size"),
+        ({"upsample": "nearest"}, "upsample"),
+        ({"backend": "cuda"}, "backend"),
+    ],
+    ids=str,
+)
+def test_python_score_options_are_checked(named, words):
+    with pytest.raises(sd.BadInput, match=words):
+        sd.ScoreOptions(**named)
+
+
+def test_python_options_may_be_plain_numbers_and_texts():
+    from fractions import Fraction
+
+    assert sd.ScoreOptions(tail=0.01, iou="1/20", mask_size="7x9").tail == Fraction(1, 100)
+    assert sd.ScoreOptions(mask_size="7x9").mask_size == (7, 9)
+    assert sd.ExtractOptions(tails=0.005).tails == sd.ExtractOptions(tails=["1/200"]).tails == (Fraction(1, 200),)

@@ -188,6 +188,45 @@ def test_a_dead_workers_claim_is_taken_over_a_living_ones_is_left(nets, scenes, 
     command("score", out, check=0)
 
 
+def test_a_requeued_worker_waits_for_its_own_dead_claim(
+    nets, scenes, undisturbed, assert_same_runs, tmp_path, monkeypatch
+):
+    """On another node the claim it left looks alive until it is stale; nobody else does those shards."""
+    from streamdissect.store import claims as claiming
+
+    out = tmp_path / "run"
+    named = {"batch_size": 2, "shard_images": 2, "threads": 1}
+    sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, shard=(0, 2), **named)
+    left = claiming.Claims(out / "partial" / "extract" / "claims")
+    left.owner["host"] = "another-node"
+    assert left.take(3)
+    monkeypatch.setattr(claiming, "STALE_SECONDS", 2.0)
+    begin = time.monotonic()
+    sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, shard=(1, 2), **named)
+    assert time.monotonic() - begin > 1 and sd.info(out)["shards_done"] == 10
+    sd.score(out, threads=1)
+    assert_same_runs(undisturbed, out)
+
+
+def test_a_commit_that_fails_costs_other_workers_nothing(nets, scenes, undisturbed, assert_same_runs, tmp_path):
+    """One worker's disk fills up between its state and its commits; another one is at work meanwhile."""
+    from streamdissect.store.partials import Ledger
+
+    out = tmp_path / "run"
+    named = {"batch_size": 2, "shard_images": 2, "threads": 1}
+
+    def fail(self, shard, content):
+        raise OSError(28, "No space left on device", str(self.commit_path(shard)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "commit", fail)
+        with pytest.raises(OSError, match="No space"):
+            sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, shard=(0, 2), **named)
+    sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, **named)
+    sd.score(out, threads=1)
+    assert_same_runs(undisturbed, out)
+
+
 def test_state_saved_but_not_committed_is_recovered(nets, scenes, command, undisturbed, assert_same_runs, tmp_path):
     out = tmp_path / "run"
     extract = ["extract", "--model", f"{nets}:build", "--data", scenes, "--out", out, *EXTRACT]

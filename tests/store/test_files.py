@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +96,38 @@ def test_a_holder_beats(tmp_path, monkeypatch):
                 break
             threading.Event().wait(0.02)
         assert os.stat(tmp_path / "000003.0.json").st_mtime > 1
+
+
+def test_a_zombie_and_a_process_of_another_space_are_no_owners_here(tmp_path, monkeypatch):
+    call = [sys.executable, "-c", CLAIM, str(tmp_path)]
+    with subprocess.Popen(call, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"True\n"
+        for _ in range(500):
+            if "Z" in Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0]:
+                break
+            threading.Event().wait(0.01)
+        assert claiming.Claims(tmp_path).take(0), "dead, though nobody has waited for it"
+    elsewhere = claiming.Claims(tmp_path)
+    elsewhere.owner["space"], elsewhere.owner["pid"] = "pid:[1]", 2**22 - 1  # a container's own numbers
+    assert elsewhere.take(1) and not claiming.Claims(tmp_path).take(1), "judged by its beat alone"
+
+
+def test_where_processes_cannot_be_seen_the_beat_decides(tmp_path, monkeypatch):
+    blind = dict.fromkeys(("boot", "space", "started"), "") | {"host": "mac", "pid": 1}
+    monkeypatch.setattr(claiming, "identify_process", lambda pid=None: blind)
+    claims = claiming.Claims(tmp_path)
+    assert claims.take(0) and not claiming.Claims(tmp_path).take(0)
+    old = os.stat(tmp_path / "000000.0.json").st_mtime - claiming.STALE_SECONDS - 1
+    os.utime(tmp_path / "000000.0.json", (old, old))
+    assert claiming.Claims(tmp_path).take(0)
+
+
+def test_who_is_at_work(tmp_path):
+    mine, others = claiming.Claims(tmp_path), claiming.Claims(tmp_path)
+    assert mine.take(2) and others.take(4) and others.take(7)
+    assert mine.living() == [4, 7] and others.living() == [2]
+    others.release(4)
+    assert mine.living() == [7]
 
 
 def test_a_claim_nobody_can_read_is_taken_over(tmp_path):
@@ -194,6 +227,7 @@ def test_activations_come_back_and_plain_zarr_reads_them(codec, dtype, tmp_path)
 
 def test_chunks_divide_shards():
     assert choose_chunk(96, 600_000) == 6 and choose_chunk(97, 600_000) == 1 and choose_chunk(8, 10) == 8
+    assert choose_chunk(512, 10) == 64
     assert choose_chunk(5, 10**9) == 1
 
 
@@ -204,12 +238,13 @@ def test_the_codec_follows_the_data():
 
 
 def test_a_run_is_created_once(tmp_path):
-    first = RunDir.create(tmp_path / "run", {"identity": 1})
-    second = RunDir.create(tmp_path / "run", {"identity": 2})
-    assert first.manifest["identity"] == second.manifest["identity"] == 1
+    parts = {"plan": {}, "layers": [], "model": {}, "data": {}, "versions": {}}
+    first = RunDir.create(tmp_path / "run", {"identity": {"by": 1}, **parts})
+    second = RunDir.create(tmp_path / "run", {"identity": {"by": 2}, **parts})
+    assert first.manifest["identity"] == second.manifest["identity"] == {"by": 1}
     (first.path / "partial").mkdir()
     (first.path / "partial" / "x").write_text("")
-    first.remove()
+    RunDir.remove(first.path)
     assert os.listdir(first.path) == [] and not RunDir.exists(first.path)
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from ..errors import StreamdissectError
 from . import arguments
+from .arguments import COMMANDS
 
-COMMANDS = ("extract", "score", "merge", "info", "verify", "layers", "synth", "demo", "clean")
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def build_parser() -> tuple[arguments.Parser, dict[str, Any]]:
@@ -47,43 +48,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     given.parser.refuse_unknown(unknown)
     place = f"streamdissect {given.command}"
+    debug = bool(given.debug)
     try:
-        return run_command(modules[given.command], given)
+        values = resolve_all(modules[given.command], given)
+        debug = values.get("debug", False)
+        return run_command(modules[given.command], given.command, values)
     except StreamdissectError as error:
-        return fail(f"{place}: {error}", error.exit_code, given.debug)
+        return fail(f"{place}: {error}", error.exit_code, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or closing stdout would complain once more
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        return fail(f"{place}: {where}{what}; the same command resumes", 1, given.debug)
+        what = "the disk is full" if error.errno in FULL else error.strerror or str(error)
+        remedy = "; the same command resumes" if error.errno in (*FULL, errno.EIO, errno.EFBIG) else ""
+        return fail(f"{place}: {where}{what}{remedy}", 1, debug)
     except MemoryError as error:
-        return fail(f"{place}: out of memory ({error}); give a smaller --memory or --batch-size", 1, given.debug)
+        return fail(f"{place}: out of memory ({error}); give a smaller --memory or --batch-size", 1, debug)
     except Exception as error:  # a mistake of ours: one line all the same, and the way to more
-        remedy = "" if given.debug else "; --debug shows where"
-        return fail(f"{place}: internal error: {type(error).__name__}: {error}{remedy}", 1, given.debug)
+        remedy = "" if debug else "; --debug shows where"
+        return fail(f"{place}: internal error: {type(error).__name__}: {error}{remedy}", 1, debug)
 
 
-def run_command(module: Any, given: Any) -> int:
-    """Resolve the options, listen to signals, call the command."""
-    from .output import TerminalControl, note
-
+def resolve_all(module: Any, given: Any) -> dict[str, Any]:
+    """Values of the options, and of RUN or OUT."""
     values = arguments.resolve(module.OPTIONS, given, given.command)
     for name in ("run", "out"):
-        positional = getattr(given, name, None)
-        if positional is not None:
-            values[name] = positional
-    if "run" in vars(given) and "run" not in values and given.command != "info":
-        variable = os.environ.get("STREAMDISSECT_RUN")
-        if variable:
-            values["run"] = variable
-    if given.command == "extract" and "out" not in values and os.environ.get("STREAMDISSECT_RUN"):
-        values["out"] = os.environ["STREAMDISSECT_RUN"]
+        if getattr(given, name, None) is not None:
+            values[name] = getattr(given, name)
+    default = os.environ.get("STREAMDISSECT_RUN")
+    place = "out" if given.command == "extract" else "run"
+    if default and place not in values and hasattr(given, place) and given.command != "info":
+        values[place] = default
+    return values
+
+
+def run_command(module: Any, command: str, values: dict[str, Any]) -> int:
+    """Listen to signals, call the command."""
+    from .output import TerminalControl, note
+
     control = TerminalControl()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        note(f"streamdissect {given.command}: {signal.Signals(number).name}: stopping; once more to stop at once")
+        note(f"streamdissect {command}: {signal.Signals(number).name}: stopping; once more to stop at once")
         signal.signal(number, signal.SIG_DFL)
         control.stop()
 

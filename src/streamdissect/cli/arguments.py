@@ -17,12 +17,17 @@ from typing import Any, NoReturn
 from ..errors import BadInput
 from ..options import (
     AMP,
+    BACKENDS,
     CODECS,
     DTYPES,
     LAYOUTS,
     MASK_TESTS,
     METHODS,
+    MULTIPLICITIES,
+    UNIONS,
+    UNLABELLED,
     UPSAMPLING,
+    is_whole,
     parse_bytes,
     parse_limit,
     parse_mask_size,
@@ -31,6 +36,8 @@ from ..options import (
     parse_size,
     parse_tails,
 )
+
+COMMANDS = ("extract", "score", "merge", "info", "verify", "layers", "synth", "demo", "clean")
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ def whole(thing: str, smallest: int = 0) -> Callable[[str], int]:
     """Reads a whole number."""
 
     def parse(text: str) -> int:
-        if not text.isdigit() or int(text) < smallest:
+        if not is_whole(text) or int(text) < smallest:
             raise BadInput(thing, repr(text), f"a whole number from {smallest}", "correct it")
         return int(text)
 
@@ -149,13 +156,11 @@ SCORE = (
     Option("--iou", "a unit above it is a detector [0.04]", lambda t: parse_share(t, "--iou"), metavar="TAU"),
     Option("--upsample", "[rf where the field map is known, else half_pixel]", choices=UPSAMPLING),
     Option("--mask-size", "label, image or HxW [label]", parse_mask_size, metavar="SIZE"),
-    Option("--union", "images whose mask pixels count [paper]", choices=("paper", "all-images", "mask-touch")),
+    Option("--union", "images whose mask pixels count [paper]", choices=UNIONS),
     Option("--mask-test", "S > T, or S >= T [gt]", choices=MASK_TESTS),
-    Option(
-        "--multiplicity", "a label in two layers of an image counts once or twice [set]", choices=("set", "multiset")
-    ),
-    Option("--unlabelled", "pixels without a label of the category [negative]", choices=("negative", "ignore")),
-    Option("--backend", "kernels [auto]", choices=("auto", "cython", "numba", "reference")),
+    Option("--multiplicity", "a label in two layers of an image counts once or twice [set]", choices=MULTIPLICITIES),
+    Option("--unlabelled", "pixels without a label of the category [negative]", choices=UNLABELLED),
+    Option("--backend", "kernels [auto]", choices=BACKENDS),
     Option("--name", "keep the results apart, in RUN/scores/NAME", metavar="NAME"),
     SHARD,
 )
@@ -191,7 +196,8 @@ def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> N
 
 def resolve(options: Sequence[Option], given: argparse.Namespace, command: str) -> dict[str, Any]:
     """Values of the options that were given, by flag, environment or file; the rest is left to the defaults."""
-    table = read_config(given.config, command, options) if getattr(given, "config", None) else {}
+    config = getattr(given, "config", None) or os.environ.get("STREAMDISSECT_CONFIG")
+    table = read_config(config, command, options) if config else {}
     values: dict[str, Any] = {}
     for option in options:
         flag = getattr(given, option.name, None)
@@ -236,14 +242,19 @@ def as_switch(value: Any, option: Option) -> bool:
 
 
 def read_config(path: str, command: str, options: Sequence[Option]) -> Mapping[str, Any]:
-    """The command's table of a TOML file, its keys checked."""
+    """The command's table of a TOML file, its keys checked, and that every table is one of a command."""
     try:
         with open(path, "rb") as file:
             content = tomllib.load(file)
-    except FileNotFoundError as error:
-        raise BadInput("--config", repr(path), "a TOML file", "there is no such file") from error
+    except OSError as error:
+        raise BadInput("--config", repr(path), "a TOML file", error.strerror or str(error)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput("--config", repr(path), "a TOML file", str(error)) from error
+    for key in content:
+        if key not in COMMANDS:
+            near = get_close_matches(key, COMMANDS, 1)
+            remedy = f"did you mean [{near[0]}]?" if near else f"options stand in tables: {', '.join(COMMANDS)}"
+            raise BadInput(f"--config {path}", repr(key), "a table of a command", remedy)
     table = content.get(command, {})
     if not isinstance(table, dict):
         raise BadInput(f"--config {path}", f"{command} = {table!r}", f"a table [{command}]", "correct it")

@@ -23,15 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is extracted, and how: arguments of `extract`, fields of ExtractOptions."""
     what: dict[str, Any] = {key: values[key] for key in WHAT if key in values}
-    if "layers" in what:
-        what["layers"] = [name.strip() for name in what["layers"].split(",") if name.strip()]
     aside = {"config", "json", "debug", "dry_run", *what}
     how = {NAMES.get(key, key): value for key, value in values.items() if key not in aside}
     if "limit" in how:
         how["limit"], how["is_first"] = how["limit"]
     missing = [f"--{key}" for key in ("model", "data", "layers") if key not in what]
-    if 0 < len(missing) < 3 or ("weights" in what and "--model" in missing and what["weights"] != "random"):
-        remedy = "give all three, or none for the network that comes with the package"
+    is_bare = len(missing) == 3 and "config" not in values and what.get("weights") in (None, "random")
+    if missing and not is_bare:
+        remedy = "give all three, or none of them and no --config for the network that comes with the package"
         raise BadInput("extract", f"no {' and no '.join(missing)}", "--model, --data and --layers together", remedy)
     return what, how
 

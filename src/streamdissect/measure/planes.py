@@ -9,10 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import PlaneBatch, count_numbers, fill_planes, words_of
-
-UNIONS = ("paper", "all-images", "mask-touch")
-MULTIPLICITIES = ("set", "multiset")
-UNLABELLED = ("negative", "ignore")
+from ..options import MULTIPLICITIES, UNIONS, UNLABELLED
 
 
 @dataclass(frozen=True)

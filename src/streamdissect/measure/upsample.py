@@ -5,9 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 from ..kernels import AxisWeights
+from ..options import UPSAMPLING
 from .fieldmap import AxisField
-
-MODES = ("rf", "half_pixel", "corners")
 
 
 def axis_weights(mode: str, n_source: int, n_pixels: int, n_input: int, field: AxisField | None = None) -> AxisWeights:
@@ -39,5 +38,5 @@ def axis_weights(mode: str, n_source: int, n_pixels: int, n_input: int, field: A
     elif mode == "corners":
         positions = [Fraction(j * (n_source - 1), max(n_pixels - 1, 1)) for j in range(n_pixels)]
     else:
-        raise ValueError(f"upsampling mode {mode!r}: expected one of {', '.join(MODES)}")
+        raise ValueError(f"upsampling mode {mode!r}: expected one of {', '.join(UPSAMPLING)}")
     return AxisWeights.from_positions(positions, n_source)

@@ -120,6 +120,22 @@ class ActivationHooks:
             self._found[ref.name] = torch.relu(tensor) if ref.tensor == "relu" else tensor.clone()
 
 
+def run_model(module: nn.Module, batch: Tensor) -> None:
+    """A forward pass. BadInput where the network fails on images of this size or on this device.
+
+    Running out of memory goes through as it is.
+    """
+    try:
+        module(batch)
+    except (torch.OutOfMemoryError, MemoryError, BadInput):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        size = f"{batch.shape[2]}x{batch.shape[3]}"
+        remedy = "give the size it was made for with --input-size H W, or check the model"
+        raise BadInput("model", f"{reason} on images of {size}", "a forward pass", remedy) from error
+
+
 def call_name(ref: LayerRef, call: int) -> str:
     """The name of one call of a layer."""
     name, colon, tensor = ref.name.partition(":")

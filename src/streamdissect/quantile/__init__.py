@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .binned import BinnedTail
+from .binned import LARGEST_CAPACITY, BinnedTail
 from .buffered import BufferedTail
 from .refinement import Refinement, needs_refinement
 from .streams import UnitStreams, tail_rank
@@ -11,6 +11,7 @@ from .thresholds import DEAD, FLAG_NAMES, SPARSE, Thresholds, find_thresholds, t
 __all__ = [
     "DEAD",
     "FLAG_NAMES",
+    "LARGEST_CAPACITY",
     "SPARSE",
     "BinnedTail",
     "BufferedTail",

@@ -14,6 +14,8 @@ from .streams import UnitStreams, ragged
 
 PAGE = 256
 N_BINS = 65536
+LARGEST_CAPACITY = 2**32 - 2**28
+"""Bins hold at most the capacity and the values of one map more, in 32 bits."""
 NO_BOUND = -32769
 """Bound of a stream that has forgotten nothing."""
 
@@ -32,6 +34,8 @@ class BinnedTail(UnitStreams):
 
     def __init__(self, n_units: int, capacity: int, dtype: Any, backend: str = "auto") -> None:
         super().__init__(n_units, capacity, dtype, backend)
+        if capacity > LARGEST_CAPACITY:
+            raise ValueError(f"a bin counts to 2**32 - 1: capacity {capacity} is more than {LARGEST_CAPACITY}")
         self._page_of = np.full((n_units, PAGE), -1, np.int32)
         self._pages = np.zeros((PAGE, PAGE), np.uint32)
         self._vacant = np.arange(PAGE, dtype=np.int32)
@@ -40,8 +44,6 @@ class BinnedTail(UnitStreams):
         self._bound = np.full(n_units, NO_BOUND, np.int32)
 
     def _update(self, bits: NDArray[Any], highest: NDArray[np.int32]) -> None:
-        if self.n_seen + bits.shape[0] * bits.shape[2] >= 2**32:
-            raise ValueError("a bin holds up to 2**32 - 1 values of a unit: too many for one stream")
         half, single = (bits, None) if self.dtype == FLOAT16 else (None, bits)
         unit = 0
         while unit < self.n_units:

@@ -34,7 +34,7 @@ class Refinement:
         self.first_unit, self.n_units = first_unit, n_units
         self._kernels = kernel_backend()
         self._wanted = bins[units].astype(np.int32)
-        self._m, self._n_above = m[units], n_above[units]
+        self._m, self._n_above, self._n = m[units], n_above[units], tail.n[units]
         self._low = np.zeros((n_units, 65536), np.uint32)
 
     def update(self, block: NDArray[np.float32]) -> None:
@@ -46,7 +46,7 @@ class Refinement:
         """T of each unit, and how many values lie above it."""
         keys = np.zeros(self.n_units, np.int64)
         n_above = np.zeros(self.n_units, np.int64)
-        for slot in range(self.n_units):
+        for slot in np.flatnonzero(self._n > 0).tolist():  # a unit of NaN alone has no threshold
             counts = self._low[slot, ::-1].astype(np.int64)  # from the largest down
             reached = np.cumsum(counts)
             at = int(np.searchsorted(reached, self._m[slot] - self._n_above[slot], "right"))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.dataset import Dataset
+from ..data.opening import open_dataset
 from ..errors import BadInput, IncompleteRun
 from ..measure.fieldmap import FieldMap
 from ..models import field_maps, hash_state, name_object, resolve_layers
@@ -23,10 +24,13 @@ from ..options import RUN, ExtractOptions
 from ..store.claims import Claims
 from ..store.rundir import RunDir
 from .control import Control
-from .extract import plain, refuse_other_content
+from .extract import plain, refuse_other_content, remove_run, split_names
 from .forward import to_stored
 from .planning import plan_run
 from .recording import Recorder, layers_of, store_of
+
+MOST_IMAGES = 2**32
+"""Indices of images, where no dataset tells."""
 
 
 class Capture:
@@ -35,7 +39,7 @@ class Capture:
     def __init__(
         self,
         model: nn.Module,
-        layers: Sequence[str],
+        layers: Sequence[str] | str,
         out: str | os.PathLike[str],
         n_images: int,
         data: Dataset | None,
@@ -45,7 +49,7 @@ class Capture:
             raise BadInput("n_images", repr(n_images), "the number of images to come, at least 1", "pass len(dataset)")
         self._model, self._out, self._n_images, self._data = model, out, n_images, data
         self._options = options
-        self._refs = resolve_layers(model, list(layers))
+        self._refs = resolve_layers(model, split_names(layers))
         self._hooks = ActivationHooks(model, self._refs, options.layout, options.prefix_tokens, options.grid)
         self._stack = ExitStack()
         self._run: RunDir | None = None
@@ -53,7 +57,8 @@ class Capture:
         self._maps: dict[str, NDArray[Any]] = {}
         self._waiting: list[int] = []
         """Images of the rows in `_maps` so far."""
-        self._seen: set[int] = set()
+        self._is_seen = bytearray()
+        self._n_seen = self._n_calls = 0
         self._shard = 0
         self._input_size: tuple[int, int] | None = None
         self._started = 0.0
@@ -63,7 +68,7 @@ class Capture:
             if not self._options.overwrite:
                 remedy = "choose another, or pass overwrite=True"
                 raise BadInput("out", repr(os.fspath(self._out)), "a new or empty directory: it holds a run", remedy)
-            RunDir(self._out).remove()
+            remove_run(self._out, None, Control())
         refuse_other_content(self._out)
         self._stack.enter_context(self._hooks)
         handle = self._model.register_forward_pre_hook(self._look_at_input)
@@ -72,9 +77,9 @@ class Capture:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self._stack:
-            if kind is None and len(self._seen) < self._n_images:
+            if kind is None and self._n_seen < self._n_images:
                 raise IncompleteRun(
-                    f"capture: {len(self._seen)} of {self._n_images} images came; the run is incomplete, start it again"
+                    f"capture: {self._n_seen} of {self._n_images} images came; the run is incomplete, start it again"
                 )
 
     @contextmanager
@@ -87,30 +92,46 @@ class Capture:
             The batch is of another size, an image comes twice, or more come than were announced.
         """
         indices = [int(i) for i in index]
-        if len(set(indices)) < len(indices) or not self._seen.isdisjoint(indices):
-            twice = next(i for i in indices if i in self._seen or indices.count(i) > 1)
-            raise BadInput("images", f"image {twice} again", "each image once", "leave repeated images out")
-        if len(self._seen) + len(indices) > self._n_images:
-            raise BadInput(
-                "images", f"{len(self._seen) + len(indices)} images", f"the {self._n_images} announced", "raise it"
-            )
-        self._started = time.perf_counter()
+        if not indices:
+            yield
+            return
+        self._check(indices)
+        self._started, self._n_calls = time.perf_counter(), 0
         self._hooks.clear()
         yield
-        found = self._hooks.take()
+        if self._n_calls != 1:
+            got = f"{self._n_calls} calls of the model for one batch"
+            raise BadInput("images", got, "exactly one", "put each call into a block of its own")
         maps = {
             name: to_stored(tensor, name, self._options.dtype, self._options.allow_nonfinite)
-            for name, tensor in found.items()
+            for name, tensor in self._hooks.take().items()
         }
         for name, batch in maps.items():
             if len(batch) != len(indices):
                 raise BadInput(
                     "images", f"{len(indices)} indices", f"{len(batch)}, the batch of layer {name}", "pass one each"
                 )
-        self._seen.update(indices)
+        for i in indices:
+            self._is_seen[i] = 1
+        self._n_seen += len(indices)
         self._take(indices, maps)
 
+    def _check(self, indices: list[int]) -> None:
+        """Refuse images that do not exist, come twice, or are more than announced."""
+        most = MOST_IMAGES if self._data is None else len(self._data)
+        for i in indices:
+            if not 0 <= i < most:
+                raise BadInput("images", f"index {i}", f"0 to {most - 1}", "pass the dataset's own indices")
+        self._is_seen.extend(bytes(max(0, max(indices) + 1 - len(self._is_seen))))
+        for i in indices:
+            if self._is_seen[i] or indices.count(i) > 1:
+                raise BadInput("images", f"image {i} again", "each image once", "leave repeated images out")
+        if self._n_seen + len(indices) > self._n_images:
+            got = f"{self._n_seen + len(indices)} images"
+            raise BadInput("images", got, f"the {self._n_images} announced", "raise n_images")
+
     def _look_at_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._n_calls += 1
         if args and isinstance(args[0], Tensor) and args[0].ndim == 4:
             self._input_size = int(args[0].shape[2]), int(args[0].shape[3])
 
@@ -142,7 +163,7 @@ class Capture:
                 self._started = time.perf_counter()
                 self._waiting = []
                 self._shard += 1
-        if len(self._seen) == self._n_images:
+        if self._n_seen == self._n_images:
             self._recorder.flush()
 
     def _begin(self, samples: dict[str, NDArray[Any]]) -> None:
@@ -177,11 +198,11 @@ class Capture:
 
 def capture(
     model: nn.Module,
-    layers: Sequence[str],
+    layers: Sequence[str] | str,
     out: str | os.PathLike[str] = RUN,
     *,
     n_images: int,
-    data: Dataset | None = None,
+    data: Dataset | str | os.PathLike[str] | None = None,
     options: ExtractOptions | None = None,
     **named: Any,
 ) -> Capture:
@@ -197,7 +218,7 @@ def capture(
         The run; not resumed: a loop that was cut starts anew with `overwrite=True`.
     n_images : int
         How many images will come.
-    data : Dataset, optional
+    data : Dataset, str or path, optional
         What the indices given to `images` mean; its fingerprint is kept and checked when scoring.
     options : ExtractOptions, optional
     **named
@@ -215,4 +236,5 @@ def capture(
     ...         with cap.images(index), torch.inference_mode():
     ...             model(batch)
     """
-    return Capture(model, layers, out, n_images, data, replace(options or ExtractOptions(), **named))
+    opened = data if data is None or isinstance(data, Dataset) else open_dataset(data)
+    return Capture(model, layers, out, n_images, opened, replace(options or ExtractOptions(), **named))

@@ -31,7 +31,7 @@ from .forward import Network, iter_images, torch_threads
 from .planning import Plan, plan_run, require_identity
 from .recording import Recorder, layers_of, recover_commits, store_of
 from .selection import choose_images, choose_input_size
-from .shards import own_shards
+from .shards import iter_claimed, own_shards, require_alone
 
 IDENTITY_OPTIONS = (
     "dtype",
@@ -60,7 +60,7 @@ IDENTITY_OPTIONS = (
 def extract(
     model: nn.Module | str = SHIPPED_MODEL,
     data: Dataset | str | os.PathLike[str] = SHIPPED_DATA,
-    layers: Sequence[str] = SHIPPED_LAYERS,
+    layers: Sequence[str] | str = SHIPPED_LAYERS,
     out: str | os.PathLike[str] = RUN,
     *,
     weights: str | None = None,
@@ -108,8 +108,7 @@ def extract(
     control = control or Control()
     work = prepare(model, data, layers, weights, replace(options or ExtractOptions(), **named))
     if work.options.overwrite and RunDir.exists(out):
-        control.say(f"removing the run at {out}, {size_of(Path(out)) / 1e9:.3f} GB")
-        RunDir(out).remove()
+        remove_run(out, work.options.shard, control)
     if RunDir.exists(out):
         run = RunDir(out)
     else:
@@ -124,7 +123,7 @@ def extract(
 def plan_extract(
     model: nn.Module | str = SHIPPED_MODEL,
     data: Dataset | str | os.PathLike[str] = SHIPPED_DATA,
-    layers: Sequence[str] = SHIPPED_LAYERS,
+    layers: Sequence[str] | str = SHIPPED_LAYERS,
     *,
     weights: str | None = None,
     options: ExtractOptions | None = None,
@@ -154,14 +153,14 @@ class Work:
 def prepare(
     model: nn.Module | str,
     data: Dataset | str | os.PathLike[str],
-    layers: Sequence[str],
+    layers: Sequence[str] | str,
     weights: str | None,
     options: ExtractOptions,
 ) -> Work:
     """Open the data and the model, choose images and layers."""
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     loaded = load_model(model, weights, options.seed)
-    refs = resolve_layers(loaded.module, list(layers))
+    refs = resolve_layers(loaded.module, split_names(layers))
     images = choose_images(dataset, options)
     size = choose_input_size(dataset, images, options.input_size)
     network = Network(loaded.module, refs, options)
@@ -193,30 +192,40 @@ def plan_work(work: Work, control: Control) -> Plan:
 
 def record_shards(run: RunDir, work: Work, control: Control) -> None:
     """Do every shard that is this worker's, unclaimed and not finished."""
-    ledger, store = run.ledger("extract"), store_of(run)
+    ledger = run.ledger("extract")
     ledger.create()
-    store.create()
+    store_of(run).create()
     recover_commits(ledger)
-    shards = own_shards(run.n_shards, work.options.shard)
-    total = sum(len(run.rows(shard)) for shard in shards)
+    total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, work.options.shard))
     with Claims(ledger.claims_folder) as claims, control.metering("extract", total, "image") as meter:
         recorder = Recorder(run, claims)
+
+        def is_done(shard: int) -> bool:
+            return is_whole(ledger, recorder.store, shard)
+
         try:
-            for shard in shards:
-                control.check()
-                if not is_whole(ledger, store, shard) and claims.take(shard):
-                    if claims.took_over(shard):
-                        recover_commits(ledger)  # it may have died between its state and its commit
-                    commit = ledger.read(shard)
-                    images = work.images[run.rows(shard).start : run.rows(shard).stop].tolist()
-                    if commit is None:
-                        maps, seconds = forward_shard(run, work, images, control)
-                        recorder.record(shard, maps, images, seconds)
-                    elif not is_whole(ledger, store, shard):
-                        recorder.repair(shard, forward_shard(run, work, images, control)[0], commit)
+            for shard, is_mine in iter_claimed(run.n_shards, work.options.shard, is_done, claims, control):
+                if is_mine:
+                    record_shard(recorder, run, work, shard, control)
                 meter.advance(len(run.rows(shard)))
         finally:
             recorder.flush()
+
+
+def record_shard(recorder: Recorder, run: RunDir, work: Work, shard: int, control: Control) -> None:
+    """One shard under a claim: in full, or its files alone where a worker's state holds it already."""
+    held = recover_commits(recorder.ledger)
+    commit = recorder.ledger.read(shard)
+    if commit is not None and is_whole(recorder.ledger, recorder.store, shard):
+        return  # its process died between its state and its commit, which is made good now
+    images = work.images[run.rows(shard).start : run.rows(shard).stop].tolist()
+    maps, seconds = forward_shard(run, work, images, control)
+    if commit is not None:
+        recorder.repair(shard, maps, commit)
+    elif shard in held:
+        recorder.commit_anew(shard, maps, images, seconds)
+    else:
+        recorder.record(shard, maps, images, seconds)
 
 
 def is_whole(ledger: Ledger, store: ActivationStore, shard: int) -> bool:
@@ -249,6 +258,12 @@ def forward_shard(
     return maps, seconds
 
 
+def split_names(layers: Sequence[str] | str) -> list[str]:
+    """Layer names from a sequence, or from one text with commas."""
+    names = layers.split(",") if isinstance(layers, str) else layers
+    return [name.strip() for name in names if name.strip()]
+
+
 def plain(value: Any) -> Any:
     """An option for run.json."""
     if isinstance(value, tuple):
@@ -258,5 +273,14 @@ def plain(value: Any) -> Any:
 
 def refuse_other_content(out: str | os.PathLike[str]) -> None:
     """A run is made in a new or empty directory."""
-    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+    own = ("run.json",)  # also aside, where another worker is about to create it or was killed over it
+    if os.path.exists(out) and (not os.path.isdir(out) or not all(name.startswith(own) for name in os.listdir(out))):
         raise BadInput("--out", repr(os.fspath(out)), "a run, or a new or empty directory", "choose another --out")
+
+
+def remove_run(out: str | os.PathLike[str], shard: tuple[int, int] | None, control: Control) -> None:
+    """Remove a run of any format, after saying how much goes."""
+    path = Path(out)
+    require_alone((path / "partial").glob("*/claims"), shard)
+    control.say(f"removing the run at {out}, {size_of(path) / 1e9:.3f} GB")
+    RunDir.remove(path)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.dataset import Dataset
 from ..errors import BadInput
-from ..models.hooks import ActivationHooks
+from ..models.hooks import ActivationHooks, run_model
 from ..models.layers import LayerRef
 from ..options import ExtractOptions
 
@@ -29,8 +29,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise BadInput("--device", repr(name), f"a device of this machine ({reason})", "use auto or cpu") from error
     return device
@@ -107,7 +107,7 @@ class Network:
         amp = AMP_DTYPES.get(self.options.amp)
         casting = nullcontext() if amp is None else torch.autocast(self.device.type, dtype=amp)
         with torch.inference_mode(), casting, self._hooks as hooks:
-            self.module(batch.contiguous())
+            run_model(self.module, batch.contiguous())
             found = hooks.take()
         return {
             name: to_stored(found[name], name, self.options.dtype, self.options.allow_nonfinite) for name in self.names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import fields
 from hashlib import blake2b
 from pathlib import Path
@@ -56,18 +57,17 @@ class LabelPlanes:
             digest.update(array.tobytes())
         self._folder = run.planes_path / digest.hexdigest()
 
-    def of_shard(self, shard: int, images: NDArray[np.int64]) -> list[ImagePlanes]:
-        """Planes of the images (indices into the dataset) of a shard's rows."""
-        path = self._folder / f"{shard:06d}.npz"
+    def of_part(self, shard: int, part: int, images: NDArray[np.int64]) -> list[ImagePlanes]:
+        """Planes of the images (indices into the dataset) of a part of a shard's rows."""
+        path = self._folder / f"{shard:06d}-{part:04d}.npz"
         if path.exists():
-            try:
+            with suppress(IncompleteRun, ValueError):  # what is damaged is built again
                 return unpack_planes(load_arrays(path), images)
-            except (IncompleteRun, ValueError):
-                path.unlink()  # it can be built again
         with ThreadPoolExecutor(self._threads, thread_name_prefix="labels") as pool:
             planes = list(pool.map(self.of_image, images.tolist()))
-        self._folder.mkdir(parents=True, exist_ok=True)
-        save_planes(path, planes, images)
+        with suppress(OSError):  # a run that cannot be written to serves as well without
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save_planes(path, planes, images)
         return planes
 
     def of_image(self, index: int) -> ImagePlanes:

@@ -12,6 +12,7 @@ from ..data.dataset import Dataset
 from ..data.opening import open_dataset
 from ..errors import BadInput
 from ..models import field_maps, list_layers, load_model, resolve_layers
+from ..models.hooks import run_model
 
 
 def layers(
@@ -58,7 +59,7 @@ def layers(
         handles.append(loaded.module.get_submodule(name).register_forward_hook(watch(name)))
     try:
         with torch.inference_mode():
-            loaded.module(torch.zeros(1, 3, *input_size))
+            run_model(loaded.module, torch.zeros(1, 3, *input_size))
     finally:
         for handle in handles:
             handle.remove()

@@ -12,6 +12,7 @@ import numpy as np
 from ..atomic import write_json
 from ..data.dataset import Dataset
 from ..errors import BadInput, IncompleteRun
+from ..kernels import kernel_backend
 from ..measure.counters import Counters
 from ..measure.dissection import Dissection, LayerDissection, dissect_layer
 from ..options import ScoreOptions
@@ -101,8 +102,7 @@ def merge_workers(
     settings = saved_settings(run, options.name)
     if settings is None:
         run.ledger("extract").require_complete()
-        remedy = "run: streamdissect score"
-        raise BadInput("run", f"{str(path)!r}, extracted but not scored", "partial results of score", remedy)
+        raise IncompleteRun(f"{path}: extracted, but no shard is scored yet; run: streamdissect score {path}")
     work = open_scoring(run, data, settings_to_options(settings, options), control)
     return attach_masks(merge_run(work), lambda: work)
 
@@ -181,6 +181,7 @@ def describe_layer(work: Scoring, position: int) -> dict[str, Any]:
         "field_source": field["source"] if field else "",
         "mask_size": settings["mask_size"],
         "dtype": work.layers[position].dtype,
+        "backend": kernel_backend(work.options.backend).name,
     }
 
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from ..measure.fieldmap import FieldMap
 from ..options import ExtractOptions
-from ..quantile import BinnedTail, BufferedTail, tail_rank
+from ..quantile import LARGEST_CAPACITY, BinnedTail, BufferedTail, tail_rank
 from ..store.activations import LayerArray, choose_chunk, choose_codec
 from ..store.rundir import RunDir
 from .control import Control
 
-SHARD_BYTES = 64 << 20
-"""Activations of all layers in one shard, by default."""
+SHARD_BYTES, SHARD_IMAGES = 64 << 20, 512
+"""Activations of all layers in one shard, by default, and how many images at most, so that small maps make several."""
 STATE_PART, SHARD_PART = 2, 8
 """Parts of the memory that buffered thresholds and a shard may take."""
 
@@ -125,7 +125,7 @@ def plan_run(
 def fit_shard(image_bytes: int, n_images: int, options: ExtractOptions) -> int:
     """Images to a shard: whole batches of about SHARD_BYTES, fewer where the memory or the run is small."""
     most = max(1, min(SHARD_BYTES, options.memory // SHARD_PART) // image_bytes)
-    most = min(most, n_images)
+    most = min(most, n_images, SHARD_IMAGES)
     return most // options.batch_size * options.batch_size or most
 
 
@@ -135,6 +135,11 @@ def choose_streams(
     """Kind and capacity of a layer's streams: exact in one pass where the memory does."""
     n = n_images * spec.grid[0] * spec.grid[1]
     capacity = n + 1 if options.thresholds == "histogram" else max(tail_rank(p, n) for p in options.tails) + 1
+    if capacity > LARGEST_CAPACITY:
+        got = f"{options.thresholds!r} with {n} activations a unit"
+        raise BadInput(
+            "--thresholds", got, "up to 2**32 above the threshold", "take exact, a smaller tail or fewer images"
+        )
     if spec.dtype == "float16" or options.thresholds == "histogram":
         return BinnedTail.kind, capacity
     needed = BufferedTail.state_bytes(spec.n_units, capacity)

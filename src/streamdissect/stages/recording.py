@@ -99,11 +99,7 @@ class Recorder:
         took = {**seconds, "write": written - begin, "thresholds": counted - written}
         self._is_whole = True
         self._held.append(shard)
-        self._pending[shard] = {
-            "images": [int(index) for index in images],
-            "files": files,
-            "seconds": {key: round(value, 6) for key, value in took.items()},
-        }
+        self._pending[shard] = describe_shard(images, files, took)
         since = time.monotonic() - self._saved_at
         if since > max(COMMIT_SECONDS, STATE_SHARE * self._save_seconds):
             self.flush()
@@ -114,7 +110,16 @@ class Recorder:
             written = self.store.write(spec.name, shard, maps[spec.name])
             if written != commit["files"][spec.name]:
                 path = self.store.file(spec.name, shard)
+                path.unlink()  # of the right size, it would pass for the right one the next time
                 raise IncompleteRun(f"{path}: came out different from its commit; extract again with --overwrite")
+
+    def commit_anew(
+        self, shard: int, maps: Mapping[str, NDArray[Any]], images: Sequence[int], seconds: Mapping[str, float]
+    ) -> None:
+        """Store and commit a shard that some worker's state holds, but whose commit was lost."""
+        files = {spec.name: self.store.write(spec.name, shard, maps[spec.name]) for spec in self._layers}
+        self.ledger.commit(shard, describe_shard(images, files, seconds))
+        self.claims.forget(shard)
 
     def flush(self) -> None:
         """Save the state, then commit the shards it holds."""
@@ -143,14 +148,28 @@ class Recorder:
         self._save_seconds = self._saved_at - begin
 
 
-def recover_commits(ledger: Ledger) -> None:
-    """Commit the shards whose process died between saving its state and saying so."""
+def describe_shard(
+    images: Sequence[int], files: Mapping[str, dict[str, Any]], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Content of a shard's commit."""
+    return {
+        "images": [int(index) for index in images],
+        "files": dict(files),
+        "seconds": {key: round(value, 6) for key, value in seconds.items()},
+    }
+
+
+def recover_commits(ledger: Ledger) -> set[int]:
+    """Commit the shards whose process died between saving its state and saying so; all shards that states hold."""
+    held: set[int] = set()
     for path in ledger.worker_paths():
         with state_of(path) as file:
             pending = json.loads(str(file["commits"]))
+            held.update(file["held"].tolist())
         for shard, content in pending.items():
             if not ledger.is_done(int(shard)):
                 ledger.commit(int(shard), content)
+    return held
 
 
 @contextmanager

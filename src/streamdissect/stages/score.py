@@ -23,6 +23,7 @@ from .scoring import (
     compare_settings,
     count_shard,
     count_shards,
+    find_data,
     open_scoring,
     options_to_settings,
     saved_settings,
@@ -90,6 +91,8 @@ def find_finished(
     results = run.results_path(options.name)
     if not (results / "summary.json").exists():  # it is written last
         return None
+    if data is not None:
+        find_data(run, data)
     result = load_dissection(results / "dissection.h5")
     return attach_masks(result, lambda: open_scoring(run, data, options, Control(), is_new=False))
 

@@ -35,11 +35,13 @@ from ..tally import Arrays
 from .control import Control
 from .labels import LabelPlanes
 from .recording import Recorded, layers_of, peak_bytes, read_recorded, store_of
-from .shards import own_shards
+from .shards import iter_claimed, own_shards, require_alone
 from .thresholds import CHUNK_PART, all_thresholds
 
 MOST_CHUNK_BYTES = 32 << 20
 """Of maps read at once; more would only leave the cache."""
+PLANES_TOGETHER = 64
+"""Images whose label planes are in memory together: some 2 MB at 112x112, 130 MB at 1024x1024."""
 SETTINGS_FILE = "settings.json"
 PLAIN_SETTINGS = ("union", "mask_test", "multiplicity", "unlabelled")
 
@@ -96,10 +98,11 @@ class Scoring:
             return found.threshold
         return np.where(found.flags & (DEAD | SPARSE), np.float32(np.nan), found.threshold)
 
-    def count(self, position: int, rows: range, images: Sequence[ImagePlanes], control: Control) -> Counters:
-        """Counters of one layer over consecutive rows."""
+    def count(
+        self, position: int, rows: range, images: Sequence[ImagePlanes], counters: Counters, control: Control
+    ) -> None:
+        """Add one layer's counts over consecutive rows."""
         layer = self.layers[position]
-        counters = Counters(layer.n_units, self.rules.n_concepts, self.rules.n_categories)
         thresholds = self.used_thresholds(position)
         weights = {shape: self.weights(position, shape) for shape in {image.shape for image in images}}
         most = min(MOST_CHUNK_BYTES, self.options.memory // CHUNK_PART)
@@ -114,7 +117,6 @@ class Scoring:
                 threads=self.options.threads,
                 backend=self.options.backend,
             )
-        return counters
 
 
 def open_scoring(
@@ -237,6 +239,7 @@ def keep_settings(run: RunDir, options: ScoreOptions, settings: dict[str, Any]) 
     """Write the settings of a scoring once, or check that they are the same."""
     folder, results = run.ledger(stage_of(options.name)).folder, run.results_path(options.name)
     if options.overwrite:
+        require_alone([folder / "claims"], options.shard)
         forget_scoring(folder, results)
     run.ledger(stage_of(options.name)).create()
     if create_json(folder / SETTINGS_FILE, settings):
@@ -266,30 +269,39 @@ def forget_scoring(folder: Path, results: Path) -> None:
 
 def count_shards(work: Scoring, control: Control) -> None:
     """Count every shard that is this worker's, unclaimed and not finished."""
-    shards = own_shards(work.run.n_shards, work.options.shard)
-    total = sum(len(work.run.rows(shard)) for shard in shards)
-    with Claims(work.ledger.claims_folder) as claims, control.metering("score", total, "image") as meter:
-        for shard in shards:
-            control.check()
-            if not work.ledger.is_done(shard) and claims.take(shard):
-                if not work.ledger.is_done(shard):
-                    arrays, seconds = count_shard(work, shard, control)
-                    file = save_arrays(work.ledger.data_path(shard), arrays)
-                    work.ledger.commit(shard, {"file": file, "seconds": seconds, "peak_bytes": peak_bytes()})
+    run, ledger, worker = work.run, work.ledger, work.options.shard
+    total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, worker))
+    with Claims(ledger.claims_folder) as claims, control.metering("score", total, "image") as meter:
+        for shard, is_mine in iter_claimed(run.n_shards, worker, ledger.is_done, claims, control):
+            if is_mine:
+                arrays, seconds = count_shard(work, shard, control)
+                file = save_arrays(ledger.data_path(shard), arrays)
+                ledger.commit(shard, {"file": file, "seconds": seconds, "peak_bytes": peak_bytes()})
                 claims.forget(shard)
-            meter.advance(len(work.run.rows(shard)))
+            meter.advance(len(run.rows(shard)))
 
 
 def count_shard(work: Scoring, shard: int, control: Control) -> tuple[Arrays, dict[str, float]]:
     """Counters of every layer over one shard, as arrays; and what labels and counting took."""
-    begin = time.perf_counter()
-    rows = work.run.rows(shard)
-    images = work.labels.of_shard(shard, work.recorded.images[rows.start : rows.stop])
-    labelled = time.perf_counter()
+    counters = [Counters(layer.n_units, work.rules.n_concepts, work.rules.n_categories) for layer in work.layers]
+    seconds = {"labels": 0.0, "count": 0.0}
+    for part, rows in enumerate(groups_of(work.run.rows(shard))):
+        begin = time.perf_counter()
+        images = work.labels.of_part(shard, part, work.recorded.images[rows.start : rows.stop])
+        labelled = time.perf_counter()
+        for position, counted in enumerate(counters):
+            work.count(position, rows, images, counted, control)
+        seconds["labels"] += labelled - begin
+        seconds["count"] += time.perf_counter() - labelled
     arrays: Arrays = {}
-    for position in range(len(work.layers)):
-        arrays |= with_prefix(str(position), work.count(position, rows, images, control).to_arrays())
-    return arrays, {"labels": labelled - begin, "count": time.perf_counter() - labelled}
+    for position, counted in enumerate(counters):
+        arrays |= with_prefix(str(position), counted.to_arrays())
+    return arrays, seconds
+
+
+def groups_of(rows: range) -> list[range]:
+    """Rows whose label planes are in memory together."""
+    return [rows[start : start + PLANES_TOGETHER] for start in range(0, len(rows), PLANES_TOGETHER)]
 
 
 @dataclass(frozen=True)
@@ -316,6 +328,12 @@ def attach_masks(result: Dissection, open_work: Callable[[], Scoring]) -> Dissec
         if layer not in names:
             raise KeyError(f"layer {layer!r}: this run has {', '.join(names)}")
         position = names.index(layer)
+        for what, number, n in (
+            ("image", image, len(work.recorded.images)),
+            ("unit", unit, work.layers[position].n_units),
+        ):
+            if not 0 <= number < n:
+                raise IndexError(f"{what} {number} of {n}")
         shape = work.labels.of_image(int(work.recorded.images[image])).shape
         maps = work.store.read(layer, range(image, image + 1))[:, unit]
         bits = mask_maps(

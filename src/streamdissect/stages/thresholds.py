@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 
 import numpy as np
 
-from ..errors import IncompleteRun
+from ..errors import BadInput, IncompleteRun
 from ..quantile import (
+    LARGEST_CAPACITY,
     BinnedTail,
     BufferedTail,
     Refinement,
@@ -58,12 +60,17 @@ def layer_thresholds(
     if isinstance(streams, BinnedTail) and needs_refinement(streams):
         refined = refine(run, layer, streams, tail, memory, control)
     found = find_thresholds(streams, tail, refined)
-    save_arrays(path, found.to_arrays())
+    with suppress(OSError):  # a run that cannot be written to is read again the next time
+        save_arrays(path, found.to_arrays())
     return found
 
 
 def recount(run: RunDir, layer: LayerArray, capacity: int, memory: int, control: Control) -> UnitStreams:
     """Streams of a larger capacity from the stored activations."""
+    if capacity > LARGEST_CAPACITY:
+        raise BadInput(
+            "--tail", f"{capacity - 1} activations of a unit above it", "fewer than 2**32", "take a smaller tail"
+        )
     buffered = layer.dtype == "float32" and BufferedTail.state_bytes(layer.n_units, capacity) <= memory // 2
     streams: UnitStreams = (BufferedTail if buffered else BinnedTail)(layer.n_units, capacity, layer.dtype)
     n_images = int(run.manifest["plan"]["n_images"])

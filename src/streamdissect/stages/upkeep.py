@@ -69,11 +69,14 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
     ledger, store = opened.ledger("extract"), store_of(opened)
     wrong: list[str] = []
     n_whole = 0
+    is_cleaned = is_scored(opened) and not opened.activations_path.exists()
+    if is_cleaned:
+        control.say("the activations were dropped by clean; the same extract restores them")
     with control.metering("verify", opened.n_shards, "shard") as meter:
         for shard in range(opened.n_shards):
             control.check()
             commit = ledger.read(shard)
-            for name, expected in (commit or {"files": {}})["files"].items():
+            for name, expected in (commit["files"] if commit and not is_cleaned else {}).items():
                 damage = store.find_damage(name, shard, expected, thorough=True)
                 wrong += [damage] if damage else []
                 n_whole += not damage
@@ -107,11 +110,16 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
 def disposable(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
     """What `clean` would remove, and its bytes. BadInput for a run without results."""
     opened = RunDir(run)
-    if not (opened.path / "summary.json").exists():
+    if not is_scored(opened):
         raise BadInput(
             "run", f"{str(run)!r}, not scored", "a run with results", "score it first, or delete the directory"
         )
     return {path: size_of(path) for path in (opened.activations_path, opened.planes_path) if path.exists()}
+
+
+def is_scored(run: RunDir) -> bool:
+    """Whether any scoring is finished."""
+    return any((run.results_path(name) / "summary.json").exists() for name in (None, *run.scorings()))
 
 
 def clean(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:

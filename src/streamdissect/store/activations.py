@@ -18,8 +18,8 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from ..atomic import digest_file, sync
 from ..errors import IncompleteRun
 
-CHUNK_BYTES = 4 << 20
-"""Of what is read and decoded at once."""
+CHUNK_BYTES, CHUNK_IMAGES = 4 << 20, 64
+"""Of what is read and decoded at once, at most."""
 WORTHWHILE = 1.15
 """Compression that makes up for its time; on signed data, at 1.0 to 1.1, none does (performance page, section 4)."""
 
@@ -54,8 +54,8 @@ class LayerArray:
 
 
 def choose_chunk(shard_images: int, map_bytes: int) -> int:
-    """Images to a chunk: the divisor of the shard that comes nearest below CHUNK_BYTES."""
-    most = max(1, CHUNK_BYTES // map_bytes)
+    """Images to a chunk: the divisor of the shard that comes nearest below CHUNK_BYTES and CHUNK_IMAGES."""
+    most = max(1, min(CHUNK_BYTES // map_bytes, CHUNK_IMAGES))
     return max(d for d in range(1, shard_images + 1) if shard_images % d == 0 and d <= most)
 
 

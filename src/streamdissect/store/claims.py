@@ -23,13 +23,15 @@ STALE_SECONDS = 180.0
 def identify_process(pid: int | None = None) -> dict[str, Any]:
     """Host, boot, process and the moment it started: together no two processes share them."""
     pid = os.getpid() if pid is None else pid
-    boot = started = ""
+    boot = space = started = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.readlink("/proc/self/ns/pid")  # containers of one host may count their processes apart
     with suppress(OSError, IndexError):
-        # the name of the program stands in brackets and may hold anything; field 22 is the start time
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return {"host": socket.gethostname(), "boot": boot, "pid": pid, "started": started}
+        # the program's name stands in brackets and may hold anything; then come the state and, as field 22, the start
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        started = "" if fields[0] in "ZX" else fields[19]  # a zombie works no more
+    return {"host": socket.gethostname(), "boot": boot, "space": space, "pid": pid, "started": started}
 
 
 class Claims:
@@ -91,6 +93,11 @@ class Claims:
             self._path(shard, self._held[shard]).unlink(missing_ok=True)
         self._held.pop(shard, None)
 
+    def living(self) -> list[int]:
+        """Shards that other processes are at work on."""
+        shards = sorted({int(path.name[:6]) for path in self.folder.glob("[0-9]*.json") if path.name[:6].isdigit()})
+        return [s for s in shards if s not in self._held and is_alive(self._path(s, self._latest(s)))]
+
     def forget(self, shard: int) -> None:
         """Remove every claim on a shard that is committed: whoever claims it now finds it done."""
         self._held.pop(shard, None)
@@ -128,10 +135,10 @@ def is_alive(path: Path) -> bool:
     owner = read_claim(path)
     if owner is None:
         return False  # given up in the meantime
-    here = identify_process()
-    if owner.get("host") == here["host"] and isinstance(owner.get("pid"), int):
-        there = identify_process(owner["pid"])
-        return all(owner.get(key) == there[key] for key in ("boot", "started"))
+    here, pid = identify_process(), owner.get("pid")
+    is_visible = here["started"] and all(owner.get(key) == here[key] for key in ("host", "boot", "space"))
+    if is_visible and isinstance(pid, int):
+        return bool(identify_process(pid)["started"] == owner.get("started"))
     try:
         return time.time() - path.stat().st_mtime < STALE_SECONDS
     except FileNotFoundError:

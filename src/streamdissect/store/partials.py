@@ -118,8 +118,14 @@ class Ledger:
         return content
 
     def is_done(self, shard: int) -> bool:
-        """Whether a shard is committed."""
-        return self.commit_path(shard).exists()
+        """Whether a shard is committed, and its tallies, where it has some of its own, are there."""
+        commit = self.read(shard)
+        if commit is None:
+            return False
+        if "file" not in commit:
+            return True
+        path = self.data_path(shard)
+        return path.exists() and path.stat().st_size == commit["file"]["bytes"]
 
     def missing(self) -> list[int]:
         """Shards that are not committed."""

@@ -13,6 +13,8 @@ from ..errors import BadInput, IncompleteRun
 from .partials import Ledger
 
 SCHEMA_VERSION = 1
+PARTS = {"identity": dict, "plan": dict, "layers": list, "model": dict, "data": dict, "versions": dict}
+"""What run.json holds at least."""
 
 
 class RunDir:
@@ -42,10 +44,14 @@ class RunDir:
             raise BadInput("run", f"{str(path)!r} ({got})", "the directory of a run", remedy) from error
         except ValueError as error:
             raise IncompleteRun(f"{file}: damaged; extract again with --overwrite") from error
+        if not isinstance(manifest, dict):
+            raise IncompleteRun(f"{file}: damaged; extract again with --overwrite")
         version = manifest.get("schema_version")
         if version != SCHEMA_VERSION:
             remedy = "open it with the version that made it, or extract again with --overwrite"
             raise BadInput(str(file), f"format {version!r}", f"format {SCHEMA_VERSION}", remedy)
+        if not all(isinstance(manifest.get(part), kind) for part, kind in PARTS.items()):
+            raise IncompleteRun(f"{file}: damaged; extract again with --overwrite")
         self.manifest: dict[str, Any] = manifest
 
     @classmethod
@@ -61,14 +67,16 @@ class RunDir:
         """Whether a directory holds a run."""
         return (Path(path) / "run.json").exists()
 
-    def remove(self) -> None:
-        """Delete the run; a killed removal leaves a run without any finished shard, to be removed or made again."""
-        (self.path / "summary.json").unlink(missing_ok=True)
-        remove_tree(self.path / "partial")
-        for entry in self.path.iterdir():
+    @staticmethod
+    def remove(path: str | os.PathLike[str]) -> None:
+        """Delete a run of any format; a killed removal leaves one without any finished shard."""
+        folder = Path(path)
+        (folder / "summary.json").unlink(missing_ok=True)
+        remove_tree(folder / "partial")
+        for entry in folder.iterdir():
             if entry.name != "run.json":
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        (self.path / "run.json").unlink()
+        (folder / "run.json").unlink()
 
     @property
     def activations_path(self) -> Path:

@@ -19,8 +19,13 @@ def save_tables(folder: Path, result: Dissection) -> None:
     """Write units.csv, and LAYER-result.csv for each layer."""
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "units.csv", unit_lines(result))
+    taken: set[str] = set()
     for name, layer in result.layers.items():
-        write_csv(folder / f"{file_name(name)}-result.csv", published_lines(result, layer))
+        stem = file_name(name)
+        while stem.casefold() in taken:  # `a:relu` and `a_relu` are two layers
+            stem += "_"
+        taken.add(stem.casefold())
+        write_csv(folder / f"{stem}-result.csv", published_lines(result, layer))
 
 
 def unit_lines(result: Dissection) -> Iterable[list[Any]]:
