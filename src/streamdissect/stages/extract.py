@@ -272,9 +272,12 @@ def plain(value: Any) -> Any:
 
 
 def refuse_other_content(out: str | os.PathLike[str]) -> None:
-    """A run is made in a new or empty directory."""
-    own = ("run.json",)  # also aside, where another worker is about to create it or was killed over it
-    if os.path.exists(out) and (not os.path.isdir(out) or not all(name.startswith(own) for name in os.listdir(out))):
+    """BadInput unless a run can be made here: in a new or empty directory, or one where another worker just made it."""
+    if not os.path.exists(out):
+        return
+    # run.json may lie aside, where another worker is about to create it or was killed over it
+    is_other = not os.path.isdir(out) or any(not name.startswith("run.json") for name in os.listdir(out))
+    if is_other and not RunDir.exists(out):
         raise BadInput("--out", repr(os.fspath(out)), "a run, or a new or empty directory", "choose another --out")
 
 
