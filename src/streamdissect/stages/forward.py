@@ -30,7 +30,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise BadInput("--device", repr(name), f"a device of this machine ({reason})", "use auto or cpu") from error
     return device
