@@ -26,10 +26,9 @@ class BuildKernels(build_ext):
     """build_ext that probes for CPU clones and can do without a compiler."""
 
     def build_extensions(self):
-        flags = [] if self.compiler.compiler_type == "msvc" else FLAGS
         macros = [("STREAMDISSECT_CLONES", "1")] if self._has_clones() else []
         for extension in self.extensions:
-            extension.extra_compile_args += flags
+            extension.extra_compile_args += FLAGS
             extension.define_macros += macros
         super().build_extensions()
 

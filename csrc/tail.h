@@ -1,7 +1,7 @@
 /* The largest values of many units' streams, exactly (methods 1.1, 1.6).
 
-   A unit keeps a bound: at least `capacity` of its values so far lie at or above it, and fewer than `capacity` above it
-   when it was last raised, which is put off until 64 more have come.
+   A unit keeps a bound once `capacity` values have come: at least that many lie at or above it, and fewer than that many
+   lay above it when it was last raised, which is put off until 64 more have come.
    The bound never falls and never passes the final threshold, so a value at or below it can be forgotten: after a short
    start a few values in a hundred are touched.
 

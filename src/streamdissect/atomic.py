@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -12,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 ASIDE = ".aside-"
 """Part of the name of a file that is not finished."""
 
@@ -50,7 +52,7 @@ def create_json(path: str | os.PathLike[str], value: Any) -> bool:
     try:
         aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         sync(aside)
-        os.link(aside, path)  # fails if the name is taken, unlike a rename
+        link(aside, path)
         sync(path.parent)
     except FileExistsError:
         return False
@@ -58,6 +60,21 @@ def create_json(path: str | os.PathLike[str], value: Any) -> bool:
         with suppress(OSError):
             aside.unlink()
     return True
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; FileExistsError if that is taken, unlike a rename."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with open(target, "xb") as file:  # exFAT and the like: exclusive all the same, though not whole at once
+            file.write(source.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:

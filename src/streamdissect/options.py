@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ def default_memory() -> int:
     slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
     if slurm.isdigit() and int(slurm) > 0:
         grants.append(int(slurm) << 20)
+    slurm = os.environ.get("SLURM_MEM_PER_CPU", "")
+    if slurm.isdigit() and int(slurm) > 0:
+        grants.append((int(slurm) << 20) * cpu_count())
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             text = Path(path).read_text().strip()
@@ -125,8 +129,9 @@ class ExtractOptions(CommonOptions):
         for name in ("input_size", "grid"):
             if getattr(self, name) is not None:
                 check_pair(name, getattr(self, name), 1)
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "mean", as_three("mean", self.mean))
+        object.__setattr__(self, "std", as_three("std", self.std, is_positive=True))
         tails = self.tails if isinstance(self.tails, (tuple, list)) else (self.tails,)
         object.__setattr__(self, "tails", tuple(as_share(tail, "tails") for tail in tails))
         if not self.tails or len(set(self.tails)) < len(self.tails):
@@ -174,7 +179,11 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def check_number(name: str, value: object, smallest: int) -> None:
     """BadInput for what is no whole number, or too small."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < smallest:
         raise BadInput(name, repr(value), f"a whole number from {smallest}", "correct it")
 
 
@@ -184,6 +193,19 @@ def check_pair(name: str, value: object, smallest: int) -> None:
         raise BadInput(name, repr(value), "two whole numbers", "correct it")
     for number in value:
         check_number(name, number, smallest)
+
+
+def as_three(name: str, value: object, is_positive: bool = False) -> tuple[float, float, float]:
+    """Three finite numbers, for red, green and blue."""
+    try:
+        red, green, blue = (float(each) for each in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        red = green = blue = math.nan
+    if not all(map(math.isfinite, (red, green, blue))) or (is_positive and min(red, green, blue) <= 0):
+        numbers = "positive numbers" if is_positive else "numbers"
+        expected = f"three {numbers}, for red, green and blue on a scale of 0 to 1"
+        raise BadInput(name, repr(value), expected, "correct it")
+    return red, green, blue
 
 
 def as_share(value: object, name: str) -> Fraction:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
 
 
+@runtime_checkable
 class Tally(Protocol):
     """Anything accumulated over images, mergeable in any order."""
 

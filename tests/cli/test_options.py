@@ -97,6 +97,7 @@ def test_config_and_debug_from_the_environment(tmp_path, monkeypatch, capsys):
         (["score", "--union", "papers"], ["--union", "did you mean paper?"]),
         (["score", "--name", "../x"], ["run"]),
         (["layers", "--model", "shipped"], ["--input-size"]),
+        (["layers", "--model", "nowhere.py:f"], ["nowhere.py"]),
         (["layers"], ["--model"]),
         (["extrakt"], ["extrakt"]),
     ],

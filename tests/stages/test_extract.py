@@ -183,6 +183,10 @@ def test_capture_refuses_what_it_cannot_record(nets, scenes, tmp_path):
         net(batch)
     with pytest.raises(sd.BadInput, match="captured without one"):
         sd.score(tmp_path / "a")
+    with sd.capture(net, ["block1.act"], tmp_path / "far", n_images=2) as cap, cap.images([5, 999]):
+        net(batch)
+    with pytest.raises(sd.BadInput, match="index 999"):
+        sd.score(tmp_path / "far", scenes)
     assert list(sd.score(tmp_path / "a", scenes).image_name) == ["scene-00005.png", "scene-00003.png"]
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -81,11 +82,57 @@ def test_label_number_without_an_entry(said, nets, copied, tmp_path):
     said(2, "label number 1,", arguments=["score", out])
 
 
+def test_a_model_whose_code_changed_is_another(said, nets, scenes, tmp_path):
+    code = tmp_path / "mine.py"
+    code.write_text(nets.read_text())
+    arguments = extracting(code, scenes, tmp_path / "run")
+    assert main([str(a) for a in arguments]) == 0
+    code.write_text(nets.read_text().replace("* self.scale", "* self.scale * 2"))
+    said(2, "model file", arguments=arguments)
+
+
+def test_cores_are_part_of_the_identity_and_the_remedy_says_so(said, nets, scenes, tmp_path):
+    arguments = extracting(nets, scenes, tmp_path / "run", "--threads", 1)
+    assert main([str(a) for a in arguments]) == 0
+    said(2, "torch threads", "give --threads 1", arguments=[*arguments[:-1], 2])
+
+
+def test_overwrite_removes_runs_and_nothing_else(said, nets, scenes, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "run.json").write_text('{"tool": "another"}')
+    (other / "notes.txt").write_text("mine")
+    said(2, "run.json is no run's", arguments=extracting(nets, scenes, other, "--overwrite"))
+    assert (other / "notes.txt").exists() and (other / "run.json").exists()
+    out = tmp_path / "run"
+    arguments = [str(a) for a in extracting(nets, scenes, out)]
+    assert main(arguments) == 0
+    (out / "notes.txt").write_text("mine")
+    assert main([*arguments, "--overwrite"]) == 0 and (out / "notes.txt").read_text() == "mine"
+
+
+def test_verify_reads_everything_that_was_written(said, nets, scenes, tmp_path):
+    out = tmp_path / "run"
+    assert main([str(a) for a in extracting(nets, scenes, out, "--shard-images", 5)]) == 0
+    assert main(["score", str(out)]) == 0 and main(["verify", str(out)]) == 0
+    first, second = (out / "partial" / "score" / f"00000{i}.npz" for i in range(2))
+    kept = first.read_bytes()
+    shutil.copy(second, first)
+    said(3, "000000.npz", "--overwrite", arguments=["verify", out])
+    first.write_bytes(kept)
+    (out / "dissection.h5").write_bytes(b"garbage")
+    said(3, "dissection.h5", arguments=["verify", out])
+    assert main(["score", str(out), "--overwrite"]) == 0
+    state = next((out / "partial" / "extract" / "workers").glob("*.npz"))
+    state.write_bytes(state.read_bytes()[:-50])
+    assert "extract again with --overwrite" in said(3, state.name, arguments=["verify", out])
+
+
 def test_run_of_another_model_dataset_or_option(said, nets, scenes, copied, tmp_path):
     out = tmp_path / "run"
     assert main([str(a) for a in extracting(nets, scenes, out)]) == 0
     said(2, "model", arguments=extracting(nets, scenes, out, build="build?width=5"))
-    said(2, "state", arguments=extracting(nets, scenes, out, "--weights", "random"))
+    said(2, "weights (their digest)", arguments=extracting(nets, scenes, out, "--weights", "random"))
     (copied / "label.csv").write_text((copied / "label.csv").read_text() + "99,new,object(0),0,0,\n")
     said(2, "data", arguments=extracting(nets, copied, out))
     said(2, "batch size", "got 7", "32", arguments=extracting(nets, scenes, out, "--batch-size", 7))
@@ -226,6 +273,23 @@ def test_what_a_kill_leaves_of_run_json_is_no_other_content(nets, scenes, tmp_pa
     assert main([str(a) for a in extracting(nets, scenes, tmp_path / "run")]) == 0
 
 
+def test_a_run_that_another_worker_makes_meanwhile_is_joined(nets, scenes, tmp_path, monkeypatch):
+    import streamdissect.stages.extract as stage
+
+    real, out = stage.plan_work, tmp_path / "run"
+    named = {"shard_images": 5, "threads": 1}
+
+    def meanwhile(work, control):
+        monkeypatch.undo()
+        sd.extract(f"{nets}:build", scenes, ["block1.act"], out, shard=(0, 2), **named)
+        return real(work, control)
+
+    monkeypatch.setattr(stage, "plan_work", meanwhile)
+    sd.extract(f"{nets}:build", scenes, ["block1.act"], out, shard=(1, 2), **named)
+    assert sd.info(out)["shards_done"] == 4
+    stage.refuse_other_content(out)
+
+
 def test_a_network_that_fails_on_this_size(said, nets, scenes, tmp_path):
     arguments = extracting(nets, scenes, tmp_path / "run", build="flat", layers="1")
     said(2, "model", "64x64", "--input-size", arguments=arguments)
@@ -344,6 +408,10 @@ def test_lost_commits_and_damaged_partials_are_made_again(said, nets, scenes, tm
         ({"tails": ("1/3", "2/6")}, "tails"),
         ({"input_size": 7}, "input_size"),
         ({"threads": 0}, "threads"),
+        ({"mean": (0.5,)}, "mean"),
+        ({"mean": 0.5}, "mean"),
+        ({"std": (0, 0, 0)}, "std"),
+        ({"std": (-1, 1, 1)}, "std"),
     ],
     ids=str,
 )
@@ -374,4 +442,5 @@ def test_python_options_may_be_plain_numbers_and_texts():
 
     assert sd.ScoreOptions(tail=0.01, iou="1/20", mask_size="7x9").tail == Fraction(1, 100)
     assert sd.ScoreOptions(mask_size="7x9").mask_size == (7, 9)
+    assert sd.ExtractOptions(limit=np.int64(3), input_size=[7, 9]).input_size == (7, 9)
     assert sd.ExtractOptions(tails=0.005).tails == sd.ExtractOptions(tails=["1/200"]).tails == (Fraction(1, 200),)

@@ -162,8 +162,13 @@ def test_partials_travel_and_merge_in_any_order(undisturbed, tmp_path):
         sd.merge(parts[1:])
     with pytest.raises(sd.BadInput, match="shard 9 twice"):
         sd.merge([*parts, parts[1]])
-    with pytest.raises(sd.BadInput, match="none"):
-        sd.merge([])
+    for nothing in ([], [1]):
+        with pytest.raises(sd.BadInput, match="what score_partial gave"):
+            sd.merge(nothing)
+    with pytest.raises(sd.BadInput, match="they carry their own"):
+        sd.merge(parts, options=sd.ScoreOptions())
+    with pytest.raises(sd.BadInput, match="its results go into the run"):
+        sd.merge(undisturbed, out=tmp_path / "elsewhere")
     other = sd.score_partial(undisturbed, shards=[9], union="all-images")
     with pytest.raises(sd.BadInput, match="sort them"):
         sd.merge([*parts[:1], other])
@@ -204,6 +209,28 @@ def test_a_requeued_worker_waits_for_its_own_dead_claim(
     begin = time.monotonic()
     sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, shard=(1, 2), **named)
     assert time.monotonic() - begin > 1 and sd.info(out)["shards_done"] == 10
+    sd.score(out, threads=1)
+    assert_same_runs(undisturbed, out)
+
+
+def test_a_silent_claim_of_another_machine_is_waited_for(
+    nets, scenes, undisturbed, assert_same_runs, tmp_path, monkeypatch
+):
+    """Without shards of its own too: its owner has missed its beats and has probably died."""
+    from streamdissect.stages import shards
+    from streamdissect.store import claims as claiming
+
+    out = tmp_path / "run"
+    named = {"batch_size": 2, "shard_images": 2, "threads": 1}
+    sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, shard=(0, 2), **named)
+    left = claiming.Claims(out / "partial" / "extract" / "claims")
+    left.owner["host"] = "another-node"
+    assert left.take(3)
+    sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, **named)
+    assert sd.info(out)["shards_done"] == 9, "heard of just now: left to it"
+    monkeypatch.setattr(shards, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(claiming, "STALE_SECONDS", 1.0)
+    sd.extract(f"{nets}:build", scenes, LAYERS.split(","), out, **named)
     sd.score(out, threads=1)
     assert_same_runs(undisturbed, out)
 

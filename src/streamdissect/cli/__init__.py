@@ -101,7 +101,7 @@ def run_command(module: Any, command: str, values: dict[str, Any]) -> int:
     return code
 
 
-def fail(message: str, code: int, debug: bool | None) -> int:
+def fail(message: str, code: int, debug: bool) -> int:
     """Print what went wrong, in one line unless more is asked for."""
     if debug:
         traceback.print_exc()

@@ -27,6 +27,7 @@ from ..options import (
     UNIONS,
     UNLABELLED,
     UPSAMPLING,
+    as_three,
     is_whole,
     parse_bytes,
     parse_limit,
@@ -70,22 +71,9 @@ def whole(thing: str, smallest: int = 0) -> Callable[[str], int]:
     return parse
 
 
-def three(thing: str, positive: bool) -> Callable[[str], tuple[float, ...]]:
+def three(thing: str, is_positive: bool) -> Callable[[str], tuple[float, float, float]]:
     """Reads three numbers."""
-
-    def parse(text: str) -> tuple[float, ...]:
-        try:
-            numbers = tuple(float(word) for word in text.replace(",", " ").split())
-        except ValueError:
-            numbers = ()
-        if len(numbers) != 3 or not all(abs(n) < 1e6 and (n > 0 or not positive) for n in numbers):
-            kind = "positive numbers" if positive else "numbers"
-            raise BadInput(
-                thing, repr(text), f"three {kind}, for red, green and blue on a scale of 0 to 1", "correct it"
-            )
-        return numbers
-
-    return parse
+    return lambda text: as_three(thing, text.replace(",", " ").split(), is_positive)
 
 
 COMMON = (
@@ -120,7 +108,7 @@ EXTRACT = (
     Option("--out", "the run [./run]", metavar="RUN"),
     Option("--split", "images of this split only", metavar="NAME"),
     Option("--limit", "N images, spread by a seeded hash, or first:N", parse_limit, metavar="N"),
-    Option("--seed", "of --limit and of --weights random [0]", whole("--seed"), metavar="N"),
+    Option("--seed", "seed of --limit's sample and of --weights random [0]", whole("--seed"), metavar="N"),
     Option("--labelled-only", "leave out images without any label", words=0),
     INPUT_SIZE,
     Option("--mean", "subtracted from each channel [ImageNet's]", three("--mean", False), None, ("R", "G", "B"), 3),
@@ -129,14 +117,14 @@ EXTRACT = (
     Option("--amp", "autocast [off]", choices=AMP),
     Option("--batch-size", "images per forward pass [32]", whole("--batch-size", 1), metavar="N"),
     Option("--workers", "threads that decode images [2]", whole("--workers"), metavar="N"),
-    Option("--dtype", "of stored activations [float16]", choices=DTYPES),
+    Option("--dtype", "number format of the stored activations [float16]", choices=DTYPES),
     Option("--tail", "share of activations above the threshold, or several [1/200]", parse_tails, metavar="P[,P]"),
     Option("--thresholds", "exact in one pass, or by histogram, for any tail [exact]", choices=METHODS),
     Option("--top-images", "kept for each unit [20]", whole("--top-images", 1), metavar="N"),
-    Option("--codec", "of the store; auto measures each layer [auto]", choices=CODECS),
+    Option("--codec", "compression of the store; auto measures each layer [auto]", choices=CODECS),
     Option("--shard-images", "images to a shard [about 64 MB]", whole("--shard-images", 1), metavar="N"),
     SHARD,
-    Option("--layout", "of the layers' tensors [auto]", choices=LAYOUTS),
+    Option("--layout", "order of the axes in the layers' tensors [auto]", choices=LAYOUTS),
     Option("--prefix-tokens", "class and register tokens before the grid's", whole("--prefix-tokens"), metavar="N"),
     Option(
         "--grid", "rows and columns of a token grid", lambda t: parse_size(t, "--grid"), metavar=("H", "W"), words=2
@@ -154,12 +142,16 @@ SCORE = (
         metavar="P",
     ),
     Option("--iou", "a unit above it is a detector [0.04]", lambda t: parse_share(t, "--iou"), metavar="TAU"),
-    Option("--upsample", "[rf where the field map is known, else half_pixel]", choices=UPSAMPLING),
+    Option(
+        "--upsample",
+        "from maps to masks [rf where field maps are known, else half_pixel]",
+        choices=UPSAMPLING,
+    ),
     Option("--mask-size", "label, image or HxW [label]", parse_mask_size, metavar="SIZE"),
-    Option("--union", "images whose mask pixels count [paper]", choices=UNIONS),
+    Option("--union", "on which images a unit's pixels count [paper]", choices=UNIONS),
     Option("--mask-test", "S > T, or S >= T [gt]", choices=MASK_TESTS),
     Option("--multiplicity", "a label in two layers of an image counts once or twice [set]", choices=MULTIPLICITIES),
-    Option("--unlabelled", "pixels without a label of the category [negative]", choices=UNLABELLED),
+    Option("--unlabelled", "what pixels without a label of the category are [negative]", choices=UNLABELLED),
     Option("--backend", "kernels [auto]", choices=BACKENDS),
     Option("--name", "keep the results apart, in RUN/scores/NAME", metavar="NAME"),
     SHARD,

@@ -23,9 +23,5 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     output.note(f"demo stands for:\n  streamdissect extract --out {out}\n  streamdissect score {out}")
     given = {key: values[key] for key in ("threads", "memory", "overwrite") if key in values}
     result = demo(out, options=ExtractOptions(**given), control=control)
-    if values.get("json"):
-        output.show_json(result.summary)
-    else:
-        output.show_dissection(result)
-        output.show(f"tables: {out}/tables/units.csv; everything: {out}/dissection.h5")
+    output.show_scored(result, out, None, bool(values.get("json")))
     return 0

@@ -42,6 +42,8 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..stages.upkeep import info
 
     options = ExtractOptions(**how)
+    if "model" in what and "weights" not in what:
+        output.note("extract: no --weights: the network is as its callable returns it, perhaps untrained")
     if "model" not in what:
         output.note(
             f"extract: the network that comes with the package, layers {', '.join(SHIPPED_LAYERS)}, on its scenes"

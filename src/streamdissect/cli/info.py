@@ -33,7 +33,7 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
             "kernels": build_info(),
             "backends": available_backends(),
             "threads": cpu_count(),
-            "memory": default_memory(),
+            "memory": f"{default_memory() / (1 << 30):.1f} GiB",
         }
     if values.get("json"):
         output.show_json(facts)
@@ -51,7 +51,10 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
 def plain(value: Any) -> str:
     """A value without the signs of JSON where it can do without."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {plain(each)}" for key, each in value.items())
+        return ", ".join(f"{key} {plain(each)}" for key, each in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(map(plain, value))
+        is_grid = len(value) == 2 and all(isinstance(each, int) for each in value)
+        return ("x" if is_grid else ", ").join(map(plain, value)) or "none"
+    if value is None or value == "":
+        return "none"
     return value if isinstance(value, str) else json.dumps(value)

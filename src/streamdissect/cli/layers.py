@@ -18,13 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     if "model" not in values:
         raise BadInput("--model", "nothing", "a model", "give --model package.module:callable, or --model shipped")
-    if "data" not in values and "input_size" not in values:
-        raise BadInput("layers", "neither --data nor --input-size", "one of them", "give --input-size H W")
     from ..stages.listing import layers
 
     rows = layers(values["model"], values.get("weights"), values.get("data"), values.get("input_size"))
     if values.get("json"):
-        output.show_json(rows)
+        output.show_json({"layers": rows})
         return 0
     head = ["layer", "module", "output", "field (offset,size,step)"]
     lines = [

@@ -26,5 +26,5 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
 
     options = ScoreOptions(**{key: values[key] for key in ("name", "threads", "memory") if key in values})
     result = merge(values.get("run", RUN), data=values.get("data"), options=options, control=control)
-    output.show_json(result.summary) if values.get("json") else output.show_dissection(result)
+    output.show_scored(result, values.get("run", RUN), options.name, bool(values.get("json")))
     return 0

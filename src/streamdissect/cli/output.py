@@ -79,6 +79,16 @@ class LineMeter(Meter):
             note(f"{self._what}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, {left:.0f} s left")
 
 
+def show_scored(result: Dissection, run: str, name: str | None, as_json: bool) -> None:
+    """The result of a scoring, and where its files are."""
+    if as_json:
+        show_json(result.summary)
+        return
+    show_dissection(result)
+    folder = run if name is None else f"{run}/scores/{name}"
+    show(f"tables: {folder}/tables/units.csv; everything: {folder}/dissection.h5")
+
+
 def show_dissection(result: Dissection) -> None:
     """The result on a page: what each layer detects, by which rules, and what it took."""
     summary = result.summary
@@ -115,6 +125,8 @@ def show_layer(result: Dissection, name: str, facts: Mapping[str, Any]) -> None:
     odd = ", ".join(f"{n} {flag}" for flag, n in facts["flags"].items() if n)
     if odd:
         show(f"  units with flags: {odd}")
+    if facts["flags"]["SHORT"]:
+        show("  SHORT: too few activations for any to lie above the threshold; take more images or a larger --tail")
     for line in best_lines(result, name):
         show(line)
 

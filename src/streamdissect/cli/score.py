@@ -28,10 +28,5 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         if values.get("json"):
             output.show_json({"run": path, "finished": False})
         return 0
-    if values.get("json"):
-        output.show_json(result.summary)
-    else:
-        output.show_dissection(result)
-        folder = path if options.name is None else f"{path}/scores/{options.name}"
-        output.show(f"tables: {folder}/tables/units.csv; everything: {folder}/dissection.h5")
+    output.show_scored(result, path, options.name, bool(values.get("json")))
     return 0

@@ -119,6 +119,10 @@ class Dissection:
     make_mask: Callable[[int, str, int], NDArray[np.bool_]] | None = field(default=None, compare=False, repr=False)
     """How `mask` finds the activations."""
 
+    def __repr__(self) -> str:
+        parts = [f"{name}: {int(layer.is_detector.sum())} of {len(layer.n)}" for name, layer in self.layers.items()]
+        return f"<Dissection of {len(self.image_name)} images; detectors {', '.join(parts)}>"
+
     def layer(self, name: str | None = None) -> LayerDissection:
         """A layer by name; without one, the only layer. KeyError where there is none such."""
         if name is None:

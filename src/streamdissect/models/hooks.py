@@ -76,11 +76,6 @@ class ActivationHooks:
         """Forget what was recorded."""
         self._found, self._calls = {}, {}
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every tensor was recorded since the last `clear`."""
-        return len(self._found) == len(self._refs)
-
     def take(self) -> dict[str, Tensor]:
         """Name -> (B, K, h, w) of the forward pass since the last call; detached copies.
 

@@ -6,6 +6,7 @@ import ast
 import copy
 import importlib
 import importlib.util
+import inspect
 import os
 import pkgutil
 import sys
@@ -43,6 +44,8 @@ class LoadedModel:
     """Absolute path, `random`, or None: as the callable returns it."""
     state_hash: str
     """blake2b of the state dict."""
+    code_hash: str | None
+    """blake2b of the source file that defines the callable, or the class of an object; None where there is none."""
 
 
 def load_model(spec: str | nn.Module, weights: str | None = None, seed: int = 0) -> LoadedModel:
@@ -80,12 +83,12 @@ def load_model(spec: str | nn.Module, weights: str | None = None, seed: int = 0)
         default_generator.manual_seed(seed)
         if isinstance(spec, nn.Module):
             module = spec if weights is None else copy.deepcopy(spec)
-            name = name_object(spec)
+            name, code = name_object(spec), hash_code(type(spec))
         else:
-            module, name = build(spec, weights)
+            module, name, code = build(spec, weights)
         path = None if weights is None else load_weights(module, weights, seed)
     module.eval()
-    return LoadedModel(module, name, path, hash_state(module))
+    return LoadedModel(module, name, path, hash_state(module), code)
 
 
 def name_object(module: nn.Module) -> str:
@@ -108,14 +111,26 @@ def hash_state(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def build(spec: str, weights: str | None) -> tuple[nn.Module, str]:
-    """The module that a text names, and the text with an absolute path."""
+def hash_code(definition: Any) -> str | None:
+    """blake2b of the source file of a function or class, 32 hex digits; None for what has none or comes installed."""
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(definition))
+        if path is None or "site-packages" in path:
+            return None
+        with open(path, "rb") as file:
+            return blake2b(file.read(), digest_size=16).hexdigest()
+    except (TypeError, OSError):
+        return None
+
+
+def build(spec: str, weights: str | None) -> tuple[nn.Module, str, str | None]:
+    """The module that a text names, the text with an absolute path, and the digest of the code."""
     target, _, query = spec.partition("?")
     arguments = parse_arguments(spec, query)
     if target == SHIPPED:
         from .shipped import scenes_net
 
-        return scenes_net(trained=weights is None), SHIPPED
+        return scenes_net(trained=weights is None), SHIPPED, None
     if target.endswith(ARCHIVES):
         kind = "exported programs (.pt2)" if target.endswith(".pt2") else "TorchScript and whole-model files"
         remedy = f"{kind} are not supported in this version: name the callable that builds it, its file as --weights"
@@ -124,16 +139,16 @@ def build(spec: str, weights: str | None) -> tuple[nn.Module, str]:
     if not (colon and place and name):
         raise BadInput("model", repr(spec), FORMS, "put a colon and the name of a function or class behind it")
     if place in ("torchvision", "timm"):
-        return call(spec, zoo(spec, place), [name], arguments), spec
+        return call(spec, zoo(spec, place), [name], arguments), spec, None
     if place.endswith(".py"):
         path = os.path.abspath(os.path.expanduser(place))
         with on_path(os.path.dirname(path)):
             found = attribute(spec, import_file(spec, path), name)
             module = call(spec, found, [], arguments)
-        return module, path + spec[len(place) :]
+        return module, path + spec[len(place) :], hash_code(found)
     with on_path(os.getcwd()):
         found = attribute(spec, import_named(spec, place), name)
-        return call(spec, found, [], arguments), spec
+        return call(spec, found, [], arguments), spec, hash_code(found)
 
 
 def parse_arguments(spec: str, query: str) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""."""
+"""The recipes: extract, capture, score, merge, and what they share."""

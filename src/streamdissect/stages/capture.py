@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -24,10 +25,11 @@ from ..options import RUN, ExtractOptions
 from ..store.claims import Claims
 from ..store.rundir import RunDir
 from .control import Control
-from .extract import plain, refuse_other_content, remove_run, split_names
 from .forward import to_stored
-from .planning import plan_run
+from .place import refuse_other_content, remove_run
+from .planning import plain, plan_run
 from .recording import Recorder, layers_of, store_of
+from .selection import split_names
 
 MOST_IMAGES = 2**32
 """Indices of images, where no dataset tells."""
@@ -57,19 +59,21 @@ class Capture:
         self._maps: dict[str, NDArray[Any]] = {}
         self._waiting: list[int] = []
         """Images of the rows in `_maps` so far."""
-        self._is_seen = bytearray()
+        self._seen: dict[int, int] = {}
+        """index // 1024 -> bits of the images that came."""
         self._n_seen = self._n_calls = 0
         self._shard = 0
         self._input_size: tuple[int, int] | None = None
         self._started = 0.0
 
     def __enter__(self) -> Self:
-        if RunDir.exists(self._out):
-            if not self._options.overwrite:
-                remedy = "choose another, or pass overwrite=True"
-                raise BadInput("out", repr(os.fspath(self._out)), "a new or empty directory: it holds a run", remedy)
+        if self._options.overwrite:
             remove_run(self._out, None, Control())
-        refuse_other_content(self._out)
+        elif RunDir.exists(self._out):
+            remedy = "choose another, or pass overwrite=True"
+            raise BadInput("out", repr(os.fspath(self._out)), "a new or empty directory: it holds a run", remedy)
+        else:
+            refuse_other_content(self._out)
         self._stack.enter_context(self._hooks)
         handle = self._model.register_forward_pre_hook(self._look_at_input)
         self._stack.callback(handle.remove)
@@ -91,7 +95,7 @@ class Capture:
         BadInput
             The batch is of another size, an image comes twice, or more come than were announced.
         """
-        indices = [int(i) for i in index]
+        indices = [operator.index(i) for i in index]
         if not indices:
             yield
             return
@@ -112,7 +116,7 @@ class Capture:
                     "images", f"{len(indices)} indices", f"{len(batch)}, the batch of layer {name}", "pass one each"
                 )
         for i in indices:
-            self._is_seen[i] = 1
+            self._seen[i >> 10] = self._seen.get(i >> 10, 0) | 1 << (i & 1023)
         self._n_seen += len(indices)
         self._take(indices, maps)
 
@@ -122,9 +126,8 @@ class Capture:
         for i in indices:
             if not 0 <= i < most:
                 raise BadInput("images", f"index {i}", f"0 to {most - 1}", "pass the dataset's own indices")
-        self._is_seen.extend(bytes(max(0, max(indices) + 1 - len(self._is_seen))))
         for i in indices:
-            if self._is_seen[i] or indices.count(i) > 1:
+            if self._seen.get(i >> 10, 0) >> (i & 1023) & 1 or indices.count(i) > 1:
                 raise BadInput("images", f"image {i} again", "each image once", "leave repeated images out")
         if self._n_seen + len(indices) > self._n_images:
             got = f"{self._n_seen + len(indices)} images"
@@ -156,7 +159,8 @@ class Capture:
             done += n
             if len(self._waiting) == rows:
                 shard = {name: buffer[:rows] for name, buffer in self._maps.items()}
-                self._recorder.claims.take(self._shard)
+                if not self._recorder.claims.take(self._shard):
+                    raise IncompleteRun(f"{self._out}: another process captures into this run; use another directory")
                 self._recorder.record(
                     self._shard, shard, self._waiting, {"forward": time.perf_counter() - self._started}
                 )

@@ -6,9 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +23,14 @@ from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractO
 from ..store.activations import ActivationStore
 from ..store.claims import Claims
 from ..store.partials import Ledger
-from ..store.rundir import RunDir, size_of
+from ..store.rundir import RunDir
 from .control import Control
 from .forward import Network, iter_images, torch_threads
-from .planning import Plan, plan_run, require_identity
-from .recording import Recorder, layers_of, recover_commits, store_of
-from .selection import choose_images, choose_input_size
-from .shards import iter_claimed, own_shards, require_alone
+from .place import refuse_other_content, remove_run
+from .planning import Plan, plain, plan_run, require_identity
+from .recording import Recorder, WorkerStates, layers_of, store_of
+from .selection import choose_images, choose_input_size, split_names
+from .shards import iter_claimed, own_shards
 
 IDENTITY_OPTIONS = (
     "dtype",
@@ -107,13 +106,11 @@ def extract(
     """
     control = control or Control()
     work = prepare(model, data, layers, weights, replace(options or ExtractOptions(), **named))
-    if work.options.overwrite and RunDir.exists(out):
+    if work.options.overwrite:
         remove_run(out, work.options.shard, control)
-    if RunDir.exists(out):
-        run = RunDir(out)
     else:
         refuse_other_content(out)
-        run = RunDir.create(out, plan_work(work, control).manifest)
+    run = RunDir(out) if RunDir.exists(out) else RunDir.create(out, plan_work(work, control).manifest)
     require_identity(run, work.identity)
     with torch_threads(work.options.threads):
         record_shards(run, work, control)
@@ -167,6 +164,7 @@ def prepare(
     identity = {
         "model": loaded.spec,
         "state": loaded.state_hash,
+        "code": loaded.code_hash,
         "data": dataset.fingerprint(),
         "layers": [ref.name for ref in refs],
         "input_size": list(size),
@@ -195,7 +193,8 @@ def record_shards(run: RunDir, work: Work, control: Control) -> None:
     ledger = run.ledger("extract")
     ledger.create()
     store_of(run).create()
-    recover_commits(ledger)
+    states = WorkerStates(ledger)
+    states.recover()
     total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, work.options.shard))
     with Claims(ledger.claims_folder) as claims, control.metering("extract", total, "image") as meter:
         recorder = Recorder(run, claims)
@@ -206,15 +205,15 @@ def record_shards(run: RunDir, work: Work, control: Control) -> None:
         try:
             for shard, is_mine in iter_claimed(run.n_shards, work.options.shard, is_done, claims, control):
                 if is_mine:
-                    record_shard(recorder, run, work, shard, control)
+                    record_shard(recorder, states, work, shard, control)
                 meter.advance(len(run.rows(shard)))
         finally:
             recorder.flush()
 
 
-def record_shard(recorder: Recorder, run: RunDir, work: Work, shard: int, control: Control) -> None:
+def record_shard(recorder: Recorder, states: WorkerStates, work: Work, shard: int, control: Control) -> None:
     """One shard under a claim: in full, or its files alone where a worker's state holds it already."""
-    held = recover_commits(recorder.ledger)
+    held, run = states.recover(), recorder.run
     commit = recorder.ledger.read(shard)
     if commit is not None and is_whole(recorder.ledger, recorder.store, shard):
         return  # its process died between its state and its commit, which is made good now
@@ -256,34 +255,3 @@ def forward_shard(
         seconds["forward"] += time.perf_counter() - decoded
         control.check()
     return maps, seconds
-
-
-def split_names(layers: Sequence[str] | str) -> list[str]:
-    """Layer names from a sequence, or from one text with commas."""
-    names = layers.split(",") if isinstance(layers, str) else layers
-    return [name.strip() for name in names if name.strip()]
-
-
-def plain(value: Any) -> Any:
-    """An option for run.json."""
-    if isinstance(value, tuple):
-        return [plain(each) for each in value]
-    return str(value) if isinstance(value, Fraction) else value
-
-
-def refuse_other_content(out: str | os.PathLike[str]) -> None:
-    """BadInput unless a run can be made here: in a new or empty directory, or one where another worker just made it."""
-    if not os.path.exists(out):
-        return
-    # run.json may lie aside, where another worker is about to create it or was killed over it
-    is_other = not os.path.isdir(out) or any(not name.startswith("run.json") for name in os.listdir(out))
-    if is_other and not RunDir.exists(out):
-        raise BadInput("--out", repr(os.fspath(out)), "a run, or a new or empty directory", "choose another --out")
-
-
-def remove_run(out: str | os.PathLike[str], shard: tuple[int, int] | None, control: Control) -> None:
-    """Remove a run of any format, after saying how much goes."""
-    path = Path(out)
-    require_alone((path / "partial").glob("*/claims"), shard)
-    control.say(f"removing the run at {out}, {size_of(path) / 1e9:.3f} GB")
-    RunDir.remove(path)

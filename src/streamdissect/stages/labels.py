@@ -84,7 +84,7 @@ class LabelPlanes:
 
 
 def save_planes(path: Path, planes: list[ImagePlanes], images: NDArray[np.int64]) -> None:
-    """Save the planes of a shard, compressed: mostly runs of zeros and ones."""
+    """Save the planes of some images, compressed: mostly runs of zeros and ones."""
     arrays: dict[str, NDArray[Any]] = {"images": images}
     for i, image in enumerate(planes):
         arrays |= with_prefix(str(i), {f.name: np.asarray(getattr(image, f.name)) for f in fields(ImagePlanes)})

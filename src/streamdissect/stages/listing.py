@@ -36,11 +36,16 @@ def layers(
     list of dict
         `layer`, `module` (class), `shape` of the output without the batch, `field` as text or None; in module order.
         Modules that never run, or whose output is no tensor, are left out.
+
+    Raises
+    ------
+    BadInput
+        The model cannot be loaded or fails on images of that size, or no size is known.
     """
     loaded = load_model(model, weights)
     if input_size is None:
         if data is None:
-            raise BadInput("layers", "neither data nor input_size", "one of them", "give an input size")
+            raise BadInput("layers", "neither --data nor --input-size", "one of them", "give --input-size H W")
         dataset = data if isinstance(data, Dataset) else open_dataset(data)
         input_size = dataset.image_size(0)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -63,6 +68,8 @@ def layers(
     finally:
         for handle in handles:
             handle.remove()
+    if not shapes:
+        return []  # a model without modules in it
     refs = resolve_layers(loaded.module, list(shapes))
     fields = field_maps(loaded.module, [ref for ref in refs if len(shapes[ref.name]) == 3], input_size)
     return [

@@ -23,7 +23,8 @@ from ..store.tables import save_tables
 from ..tally import Arrays
 from .control import Control
 from .recording import peak_bytes
-from .scoring import Partial, Scoring, attach_masks, open_scoring, saved_settings, settings_to_options
+from .scoring import Partial, Scoring, attach_masks, open_scoring
+from .settings import saved_settings, settings_to_options
 
 SCHEMA_VERSION = 1
 
@@ -64,10 +65,14 @@ def merge(
         Shards are missing; the message names them.
     """
     if isinstance(parts, (str, os.PathLike)):
+        if out is not None:
+            raise BadInput("out", repr(os.fspath(out)), "nothing where a run is merged", "its results go into the run")
         return merge_workers(parts, data, options or ScoreOptions(), control or Control())
     parts = list(parts)
-    if not parts:
-        raise BadInput("parts", "none", "what score_partial gave", "pass at least one")
+    if not parts or not all(isinstance(part, Partial) for part in parts):
+        raise BadInput("parts", f"{len(parts)} objects", "what score_partial gave", "pass at least one")
+    if data is not None or options is not None:
+        raise BadInput("data, options", "both partials and these", "partials alone", "they carry their own")
     first = parts[0]
     held: dict[int, Arrays] = {}
     seconds: dict[str, float] = {}
@@ -102,7 +107,8 @@ def merge_workers(
     settings = saved_settings(run, options.name)
     if settings is None:
         run.ledger("extract").require_complete()
-        raise IncompleteRun(f"{path}: extracted, but no shard is scored yet; run: streamdissect score {path}")
+        name = f" --name {options.name}" if options.name else ""
+        raise IncompleteRun(f"{path}: extracted, but no shard is scored yet; run: streamdissect score {path}{name}")
     work = open_scoring(run, data, settings_to_options(settings, options), control)
     return attach_masks(merge_run(work), lambda: work)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -19,6 +20,8 @@ from .control import Control
 
 SHARD_BYTES, SHARD_IMAGES = 64 << 20, 512
 """Activations of all layers in one shard, by default, and how many images at most, so that small maps make several."""
+FIELD_NAMES = {"state": "weights (their digest)", "code": "model file (its digest)", "data": "data (its digest)"}
+"""Fields of the identity whose names say too little."""
 STATE_PART, SHARD_PART = 2, 8
 """Parts of the memory that buffered thresholds and a shard may take."""
 
@@ -181,11 +184,12 @@ def require_identity(run: RunDir, identity: dict[str, Any]) -> None:
     made = run.manifest["identity"]
     for key in sorted(made.keys() | identity.keys()):
         if made.get(key) != identity.get(key):
+            hint = f"give --threads {made.get(key)}, " if key == "torch_threads" else ""
             raise BadInput(
-                f"run {run.path}, {key.replace('_', ' ')}",
+                f"run {run.path}, {FIELD_NAMES.get(key, key.replace('_', ' '))}",
                 shorten(identity.get(key)),
                 f"{shorten(made.get(key))} as when it was made",
-                "use another --out, or start anew with --overwrite",
+                f"{hint}use another --out, or start anew with --overwrite",
             )
 
 
@@ -193,3 +197,10 @@ def shorten(value: Any) -> str:
     """A value for a message of one line."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def plain(value: Any) -> Any:
+    """An option for run.json."""
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
+    return str(value) if isinstance(value, Fraction) else value

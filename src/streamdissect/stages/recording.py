@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from ..measure.topimages import TopImages
 from ..quantile import BinnedTail, BufferedTail, UnitStreams
 from ..store.activations import ActivationStore, LayerArray
 from ..store.claims import Claims
-from ..store.partials import Ledger, name_shards, open_arrays, save_arrays, under_prefix, with_prefix
+from ..store.partials import Ledger, load_arrays, name_shards, save_arrays, under_prefix, with_prefix
 from ..store.rundir import RunDir
+from ..tally import Arrays
 
 COMMIT_SECONDS = 5.0
 """What a kill may cost: shards are committed together with the state they went into, at least this often."""
@@ -159,28 +160,51 @@ def describe_shard(
     }
 
 
-def recover_commits(ledger: Ledger) -> set[int]:
-    """Commit the shards whose process died between saving its state and saying so; all shards that states hold."""
-    held: set[int] = set()
-    for path in ledger.worker_paths():
-        with state_of(path) as file:
-            pending = json.loads(str(file["commits"]))
-            held.update(file["held"].tolist())
-        for shard, content in pending.items():
-            if not ledger.is_done(int(shard)):
-                ledger.commit(int(shard), content)
-    return held
+class WorkerStates:
+    """What the states of all workers hold, read again only where a state has changed.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Of the stage `extract`.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._held: set[int] = set()
+
+    def recover(self) -> set[int]:
+        """Commit the shards whose process died between saving its state and saying so; all shards that states hold."""
+        for path in self._ledger.worker_paths():
+            status = path.stat()
+            stamp = status.st_mtime_ns, status.st_size
+            if self._seen.get(path) == stamp:
+                continue
+            state = load_state(path, ("commits", "held").__contains__)
+            try:
+                pending = json.loads(str(state["commits"]))
+                self._held.update(state["held"].tolist())
+            except (KeyError, ValueError) as error:
+                raise damaged_state(path, error) from error
+            for shard, content in pending.items():
+                if not self._ledger.is_done(int(shard)):
+                    self._ledger.commit(int(shard), content)
+            self._seen[path] = stamp
+        return self._held
 
 
-@contextmanager
-def state_of(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+def load_state(path: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> Arrays:
     """A worker's state. What it held is known nowhere else: where it is damaged, the run has to be made anew."""
     try:
-        with open_arrays(path) as file:
-            yield file
-    except (IncompleteRun, ValueError, KeyError) as error:
-        reason = error.__cause__ or error
-        raise IncompleteRun(f"{path}: damaged ({reason}); extract again with --overwrite") from error
+        return load_arrays(path, is_wanted)
+    except IncompleteRun as error:
+        raise damaged_state(path, error.__cause__ or error) from error
+
+
+def damaged_state(path: Path, reason: BaseException) -> IncompleteRun:
+    """The refusal of a worker's state."""
+    return IncompleteRun(f"{path}: damaged ({reason}); extract again with --overwrite")
 
 
 @dataclass(frozen=True)
@@ -199,7 +223,7 @@ class Recorded:
 def read_recorded(run: RunDir) -> Recorded:
     """Merge what the workers left. IncompleteRun where shards are missing, damaged or held twice."""
     ledger = run.ledger("extract")
-    recover_commits(ledger)
+    WorkerStates(ledger).recover()
     commits = list(ledger.commits())
     store = store_of(run)
     for shard, commit in enumerate(commits):
@@ -212,13 +236,15 @@ def read_recorded(run: RunDir) -> Recorded:
     held: list[int] = []
     peak = 0
     for path in ledger.worker_paths():
-        with state_of(path) as file:
-            arrays = dict(file)
+        arrays = load_state(path)
+        try:
             held += arrays["held"].tolist()
             peak = max(peak, int(arrays["peak_bytes"]))
             for j, plan in enumerate(plans):
                 streams[j].merge(STREAMS[plan.kind].from_arrays(under_prefix(f"streams{j}", arrays)))
                 top[j].merge(TopImages.from_arrays(under_prefix(f"top{j}", arrays)))
+        except (ValueError, KeyError) as error:
+            raise damaged_state(path, error) from error
     if sorted(held) != list(range(run.n_shards)):
         wrong = [shard for shard in range(run.n_shards) if held.count(shard) != 1]
         which = name_shards(wrong, run.n_shards)
@@ -234,4 +260,5 @@ def read_recorded(run: RunDir) -> Recorded:
 
 def peak_bytes() -> int:
     """The largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -16,19 +16,8 @@ from ..store.rundir import RunDir
 from ..tally import Arrays
 from .control import Control
 from .merge import merge_run
-from .scoring import (
-    Partial,
-    attach_masks,
-    check_name,
-    compare_settings,
-    count_shard,
-    count_shards,
-    find_data,
-    open_scoring,
-    options_to_settings,
-    saved_settings,
-    scored_tail,
-)
+from .scoring import Partial, attach_masks, count_shard, count_shards, find_data, open_scoring
+from .settings import check_name, compare_settings, options_to_settings, saved_settings, scored_tail
 
 
 def score(
@@ -100,8 +89,8 @@ def find_finished(
 def score_partial(
     run: RunDir | str | os.PathLike[str],
     data: Dataset | str | os.PathLike[str] | None = None,
-    shards: Iterable[int] = (),
     *,
+    shards: Iterable[int],
     options: ScoreOptions | None = None,
     **named: Any,
 ) -> Partial:

@@ -1,24 +1,21 @@
-"""A run opened for counting: its settings, its labels, its thresholds; and the counting of shards."""
+"""A run opened for counting, with its labels and thresholds; and the counting of its shards."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import create_json, remove_tree
 from ..data.dataset import Dataset
 from ..data.opening import open_dataset
-from ..errors import BadInput, IncompleteRun
+from ..errors import BadInput
 from ..kernels import AxisWeights, mask_maps
 from ..kernels.reference import unpack
 from ..measure.counters import Counters
@@ -26,7 +23,7 @@ from ..measure.dissection import Dissection
 from ..measure.fieldmap import AxisField
 from ..measure.planes import ImagePlanes, LabelRules
 from ..measure.upsample import axis_weights
-from ..options import ScoreOptions, parse_mask_size
+from ..options import ScoreOptions
 from ..quantile import DEAD, SPARSE, Thresholds
 from ..store.claims import Claims
 from ..store.partials import save_arrays, with_prefix
@@ -35,15 +32,14 @@ from ..tally import Arrays
 from .control import Control
 from .labels import LabelPlanes
 from .recording import Recorded, layers_of, peak_bytes, read_recorded, store_of
-from .shards import iter_claimed, own_shards, require_alone
+from .settings import check_name, check_upsampling, keep_settings, options_to_settings, scored_tail
+from .shards import iter_claimed, own_shards
 from .thresholds import CHUNK_PART, all_thresholds
 
 MOST_CHUNK_BYTES = 32 << 20
 """Of maps read at once; more would only leave the cache."""
 PLANES_TOGETHER = 64
 """Images whose label planes are in memory together: some 2 MB at 112x112, 130 MB at 1024x1024."""
-SETTINGS_FILE = "settings.json"
-PLAIN_SETTINGS = ("union", "mask_test", "multiplicity", "unlabelled")
 
 
 @dataclass
@@ -135,6 +131,9 @@ def open_scoring(
     check_name(options.name)
     recorded = read_recorded(opened)
     dataset, fingerprint = find_data(opened, data)
+    if recorded.images.max() >= len(dataset):
+        got = f"{len(dataset)} images, the run has one of index {recorded.images.max()}"
+        raise BadInput("data", got, "the dataset whose indices were captured", "give that one")
     if not len(dataset.concepts) or not any(dataset.has_labels(i) for i in recorded.images.tolist()):
         raise BadInput(
             "data", f"no labelled image among the {len(recorded.images)} of the run", "at least one", "check it"
@@ -164,47 +163,6 @@ def open_scoring(
     )
 
 
-def scored_tail(run: RunDir, options: ScoreOptions) -> Fraction:
-    """The tail asked for, else the first that was extracted."""
-    return options.tail or Fraction(run.manifest["identity"]["tails"][0])
-
-
-def options_to_settings(options: ScoreOptions, tail: Fraction) -> dict[str, Any]:
-    """What a scoring's result depends on, ready for JSON."""
-    size = options.mask_size
-    return {
-        "tail": str(tail),
-        "iou": str(options.iou),
-        "upsample": options.upsample or "auto",
-        "mask_size": size if isinstance(size, str) else f"{size[0]}x{size[1]}",
-        **{name: getattr(options, name) for name in PLAIN_SETTINGS},
-    }
-
-
-def settings_to_options(settings: dict[str, Any], options: ScoreOptions) -> ScoreOptions:
-    """Options with the settings a scoring was made with."""
-    return replace(
-        options,
-        tail=Fraction(settings["tail"]),
-        iou=Fraction(settings["iou"]),
-        upsample=None if settings["upsample"] == "auto" else settings["upsample"],
-        mask_size=parse_mask_size(settings["mask_size"]),
-        **{name: settings[name] for name in PLAIN_SETTINGS},
-    )
-
-
-def saved_settings(run: RunDir, name: str | None) -> dict[str, Any] | None:
-    """Settings of a scoring that was begun, or None."""
-    file = run.ledger(stage_of(name)).folder / SETTINGS_FILE
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise IncompleteRun(f"{file}: no JSON; score again with --overwrite") from error
-    return found
-
-
 def find_data(run: RunDir, data: Dataset | str | os.PathLike[str] | None) -> tuple[Dataset, str]:
     """The dataset of a run and its fingerprint; BadInput where it is another one."""
     spec = run.manifest["data"]["spec"]
@@ -216,55 +174,6 @@ def find_data(run: RunDir, data: Dataset | str | os.PathLike[str] | None) -> tup
         remedy = "give the dataset that was extracted, unchanged, or extract again"
         raise BadInput("data", repr(dataset.spec), f"the dataset of run {run.path}", remedy)
     return dataset, fingerprint
-
-
-def check_name(name: str | None) -> None:
-    """A scoring's name is a plain file name."""
-    if name is not None and (not name or name.startswith(".") or not all(c.isalnum() or c in "._-" for c in name)):
-        raise BadInput("--name", repr(name), "letters, digits, dots, dashes and underscores", "choose another")
-
-
-def check_upsampling(run: RunDir, mode: str | None) -> None:
-    """`rf` by name needs every layer's field map."""
-    if mode == "rf":
-        for layer in run.manifest["layers"]:
-            if layer["field"] is None:
-                name = layer["array"]["name"]
-                raise BadInput(
-                    "--upsample", "'rf'", f"a known field map of layer {name}", "leave it out: half_pixel serves"
-                )
-
-
-def keep_settings(run: RunDir, options: ScoreOptions, settings: dict[str, Any]) -> None:
-    """Write the settings of a scoring once, or check that they are the same."""
-    folder, results = run.ledger(stage_of(options.name)).folder, run.results_path(options.name)
-    if options.overwrite:
-        require_alone([folder / "claims"], options.shard)
-        forget_scoring(folder, results)
-    run.ledger(stage_of(options.name)).create()
-    if create_json(folder / SETTINGS_FILE, settings):
-        return
-    compare_settings(saved_settings(run, options.name) or {}, settings)
-
-
-def compare_settings(made: dict[str, Any], settings: dict[str, Any]) -> None:
-    """BadInput naming the first setting in which a scoring differs from what was asked for."""
-    for key, value in settings.items():
-        if made.get(key) != value:
-            raise BadInput(
-                f"--{key.replace('_', '-')}",
-                repr(value),
-                f"{made.get(key)!r}, as this run was scored",
-                "use --name NAME to keep both, or --overwrite",
-            )
-
-
-def forget_scoring(folder: Path, results: Path) -> None:
-    """Remove a scoring: at no moment could half of it be taken for whole, or its counters for those of another."""
-    (results / "summary.json").unlink(missing_ok=True)
-    remove_tree(folder)
-    remove_tree(results / "tables")
-    (results / "dissection.h5").unlink(missing_ok=True)
 
 
 def count_shards(work: Scoring, control: Control) -> None:

@@ -1,7 +1,8 @@
-"""Which images a run takes, and of which size they enter the network."""
+"""Which images and layers a run takes, and of which size images enter the network."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -58,3 +59,9 @@ def choose_input_size(data: Dataset, images: NDArray[np.int64], asked: tuple[int
                 "give --input-size H W",
             )
     return first
+
+
+def split_names(layers: Sequence[str] | str) -> list[str]:
+    """Layer names from a sequence, or from one text with commas."""
+    names = layers.split(",") if isinstance(layers, str) else layers
+    return [name.strip() for name in names if name.strip()]

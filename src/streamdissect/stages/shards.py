@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import BadInput
-from ..store.claims import Claims
+from ..store.claims import BEAT_SECONDS, Claims
 from .control import Control
 
 WAIT_SECONDS = 0.5
 """Between two looks at shards that another process has."""
+SILENT_SECONDS = 3 * BEAT_SECONDS
+"""After which an owner on another machine is worth waiting for: it has probably died."""
 
 
 def own_shards(n_shards: int, shard: tuple[int, int] | None) -> list[int]:
@@ -25,10 +27,12 @@ def iter_claimed(
 ) -> Iterator[tuple[int, bool]]:
     """The shards of a worker: each with whether this process is to do it, now, under its claim.
 
-    Shards that another process has are left to it. Only a worker that was given shards of its own waits for them: they
-    have no other owner, so whoever claimed them was this worker before it was stopped, and its claim will go stale.
+    Shards that another process is at work on are left to it. Two kinds are waited for, until they are done or their
+    claims are stale: those of a worker that was given shards of its own, for whoever claimed them was this worker
+    before it was stopped; and those whose owner, on another machine, has missed several beats.
     """
     left = own_shards(n_shards, shard)
+    is_told = False
     while left:
         elsewhere = []
         for each in left:
@@ -42,16 +46,20 @@ def iter_claimed(
                 yield each, False
             else:
                 yield each, True
-        if shard is None:
-            yield from ((each, False) for each in elsewhere)
-            return
-        if elsewhere:
+        left = [each for each in elsewhere if shard is not None or claims.silence(each) > SILENT_SECONDS]
+        for each in elsewhere:
+            if each not in left:
+                control.say(f"shard {each} is left to {claims.describe(each)}")
+                yield each, False
+        if left and not is_told:
+            control.say(f"waiting for shard {left[0]}, claimed by {claims.describe(left[0])}")
+            is_told = True
+        if left:
             time.sleep(WAIT_SECONDS)
-        left = elsewhere
 
 
-def require_alone(folders: Iterable[Path], shard: tuple[int, int] | None) -> None:
-    """BadInput where starting anew would take away the work of others; `folders` hold the claims of the stages."""
+def require_alone(folders: Iterable[Path], shard: tuple[int, int] | None, option: str = "--overwrite") -> None:
+    """BadInput where removing something would take away the work of others; `folders` hold the stages' claims."""
     if shard is not None and shard[1] > 1:
         got = f"together with --shard {shard[0]}/{shard[1]}"
         remedy = "remove the old one in a process of its own, then start the workers without it"
@@ -59,4 +67,4 @@ def require_alone(folders: Iterable[Path], shard: tuple[int, int] | None) -> Non
     for folder in folders:
         if living := Claims(folder).living():
             got = f"shard {living[0]}, which another process is at work on"
-            raise BadInput("--overwrite", got, "a run that is left alone", "wait for that process or stop it first")
+            raise BadInput(option, got, "a run that is left alone", "wait for that process or stop it first")

@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..atomic import remove_tree
+from ..atomic import digest_file, remove_tree
 from ..errors import BadInput, IncompleteRun
 from ..options import RUN
-from ..store.partials import load_arrays
+from ..store.results import load_dissection
 from ..store.rundir import RunDir, size_of, stage_of
 from .control import Control
-from .recording import layers_of, store_of
+from .recording import layers_of, load_state, store_of
+from .shards import require_alone
 
 
 def info(run: str | os.PathLike[str] = RUN) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
     n_whole = 0
     is_cleaned = is_scored(opened) and not opened.activations_path.exists()
     if is_cleaned:
-        control.say("the activations were dropped by clean; the same extract restores them")
+        control.say("the activations were dropped by clean")
     with control.metering("verify", opened.n_shards, "shard") as meter:
         for shard in range(opened.n_shards):
             control.check()
@@ -84,20 +85,16 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
     remedies = ["delete what is damaged, then run the same extract again"] if wrong else []
     for path in ledger.worker_paths():
         try:
-            load_arrays(path)
+            load_state(path)  # each array in it has a checksum of its own
             n_whole += 1
         except IncompleteRun as error:
             wrong.append(str(error))
     for name in opened.scorings():
-        partial = opened.ledger(stage_of(name))
-        for shard in range(opened.n_shards):
-            if partial.is_done(shard):
-                try:
-                    load_arrays(partial.data_path(shard))
-                    n_whole += 1
-                except IncompleteRun as error:
-                    wrong.append(str(error))
-                    remedies = remedies or ["score again with --overwrite"]
+        n_found, damaged = verify_scoring(opened, name)
+        n_whole += n_found
+        if damaged:
+            option = f" --name {name}" if name else ""
+            wrong += [*damaged, f"score again with --overwrite{option}"]
     if wrong:
         raise IncompleteRun("; ".join([*wrong, *remedies]))
     if missing := ledger.missing():
@@ -105,6 +102,25 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
             f"what is there is whole ({n_whole} files), but {len(missing)} shards are not extracted yet"
         )
     return n_whole
+
+
+def verify_scoring(run: RunDir, name: str | None) -> tuple[int, list[str]]:
+    """Files of a scoring found whole, and what is wrong with the others."""
+    ledger, results = run.ledger(stage_of(name)), run.results_path(name)
+    n_whole, wrong = 0, []
+    for shard in range(run.n_shards):
+        commit, path = ledger.read(shard), ledger.data_path(shard)
+        if commit is not None:
+            is_whole = path.exists() and digest_file(path) == commit["file"]["blake2b"]
+            n_whole += is_whole
+            wrong += [] if is_whole else [f"{path}: its content is not what was written"]
+    if (results / "summary.json").exists():
+        try:
+            load_dissection(results / "dissection.h5")
+            n_whole += 1
+        except (IncompleteRun, BadInput) as error:
+            wrong.append(str(error))
+    return n_whole, wrong
 
 
 def disposable(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
@@ -123,8 +139,12 @@ def is_scored(run: RunDir) -> bool:
 
 
 def clean(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
-    """Remove the activations and the label planes of a scored run; the results stay. The same extract restores them."""
+    """Remove the activations and the label planes of a scored run; the results stay.
+
+    The same extract restores them; for a run that was captured nothing does. BadInput while others work on the run.
+    """
     found = disposable(run)
+    require_alone((Path(run) / "partial").glob("*/claims"), None, "clean")
     for path in found:
         remove_tree(path)
     return found

@@ -1,1 +1,1 @@
-"""."""
+"""Runs on disk: directories, claims, commits, activations, results, tables."""

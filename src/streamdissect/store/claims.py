@@ -75,10 +75,6 @@ class Claims:
         self._held[shard] = latest + 1
         return True
 
-    def took_over(self, shard: int) -> bool:
-        """Whether a held shard was claimed before by a process that died over it."""
-        return self._held.get(shard, 0) > 0
-
     def holds(self, shard: int) -> bool:
         """Whether a claim taken before still stands: there, this process's own, and the latest."""
         generation = self._held.get(shard)
@@ -92,6 +88,22 @@ class Claims:
         if self.holds(shard):
             self._path(shard, self._held[shard]).unlink(missing_ok=True)
         self._held.pop(shard, None)
+
+    def silence(self, shard: int) -> float:
+        """Seconds since a shard's owner was last heard of; 0 where it is seen to live."""
+        path = self._path(shard, self._latest(shard))
+        owner = read_claim(path)
+        if owner is None or is_visible(owner):
+            return 0.0
+        try:
+            return max(0.0, time.time() - path.stat().st_mtime)
+        except FileNotFoundError:
+            return 0.0
+
+    def describe(self, shard: int) -> str:
+        """Who has a shard."""
+        owner = read_claim(self._path(shard, self._latest(shard))) or {}
+        return f"process {owner.get('pid')} on {owner.get('host')}, last heard of {self.silence(shard):.0f} s ago"
 
     def living(self) -> list[int]:
         """Shards that other processes are at work on."""
@@ -135,11 +147,16 @@ def is_alive(path: Path) -> bool:
     owner = read_claim(path)
     if owner is None:
         return False  # given up in the meantime
-    here, pid = identify_process(), owner.get("pid")
-    is_visible = here["started"] and all(owner.get(key) == here[key] for key in ("host", "boot", "space"))
-    if is_visible and isinstance(pid, int):
-        return bool(identify_process(pid)["started"] == owner.get("started"))
+    if is_visible(owner):
+        return bool(identify_process(owner["pid"])["started"] == owner.get("started"))
     try:
         return time.time() - path.stat().st_mtime < STALE_SECONDS
     except FileNotFoundError:
         return False
+
+
+def is_visible(owner: dict[str, Any]) -> bool:
+    """Whether the system here can tell if a claim's owner lives."""
+    here = identify_process()
+    same_system = all(owner.get(key) == here[key] for key in ("host", "boot", "space"))
+    return bool(here["started"]) and same_system and isinstance(owner.get("pid"), int)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -28,26 +27,20 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any
     return {"bytes": len(content), "blake2b": blake2b(content, digest_size=20).hexdigest()}
 
 
-@contextmanager
-def open_arrays(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """What `save_arrays` saved, each array read when it is asked for.
+def load_arrays(path: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> Arrays:
+    """Load what `save_arrays` saved, or the arrays of some names.
 
     IncompleteRun where the file is missing or damaged; never runs code.
     """
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            yield file
+            return {name: file[name] for name in file if is_wanted(name)}
     except FileNotFoundError as error:
         raise IncompleteRun(f"{path}: the file is missing; run the same command again") from error
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # zipfile, zlib and the parser of array headers raise about anything on damaged bytes
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise IncompleteRun(f"{path}: damaged ({error}); delete it, then run the same command again") from error
-
-
-def load_arrays(path: Path, prefix: str | None = None) -> Arrays:
-    """Load what `save_arrays` saved, or the part of it under a prefix."""
-    start = "" if prefix is None else f"{prefix}/"
-    with open_arrays(path) as file:
-        return {name[len(start) :]: file[name] for name in file if name.startswith(start)}
 
 
 def with_prefix(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -135,11 +128,12 @@ class Ledger:
         """IncompleteRun naming the shards that are not finished."""
         if missing := self.missing():
             which = name_shards(missing, self.n_shards)
-            raise IncompleteRun(f"{self.folder.name}: {which} not finished; run the same command again")
+            stage = self.folder.name
+            raise IncompleteRun(f"{stage}: {which} not finished; run the same {stage.partition('-')[0]} again")
 
     def load(self, shard: int, prefix: str) -> Arrays:
         """Arrays of a shard's file that `with_prefix` put under a prefix."""
-        return load_arrays(self.data_path(shard), prefix)
+        return under_prefix(prefix, load_arrays(self.data_path(shard), lambda name: name.startswith(f"{prefix}/")))
 
     def commits(self) -> Iterator[dict[str, Any]]:
         """Every commit, by shard. IncompleteRun naming those that are missing."""

@@ -13,6 +13,8 @@ from ..errors import BadInput, IncompleteRun
 from .partials import Ledger
 
 SCHEMA_VERSION = 1
+PARTS_ON_DISK = ("activations.zarr", "partial", "dissection.h5", "tables", "summary.json", "scores")
+"""What a run's directory holds beside run.json."""
 PARTS = {"identity": dict, "plan": dict, "layers": list, "model": dict, "data": dict, "versions": dict}
 """What run.json holds at least."""
 
@@ -69,12 +71,22 @@ class RunDir:
 
     @staticmethod
     def remove(path: str | os.PathLike[str]) -> None:
-        """Delete a run of any format; a killed removal leaves one without any finished shard."""
+        """Delete a run of any format, and nothing beside it; a killed removal leaves one without any finished shard.
+
+        BadInput where the directory's run.json is something else's.
+        """
         folder = Path(path)
+        try:
+            manifest = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            is_run = isinstance(manifest, dict) and "schema_version" in manifest
+        except ValueError:
+            is_run = False
+        if not is_run and not (folder / "partial" / "extract").is_dir():  # ours could be damaged
+            raise BadInput("run", f"{str(path)!r}, whose run.json is no run's", "a run", "choose another directory")
         (folder / "summary.json").unlink(missing_ok=True)
         remove_tree(folder / "partial")
         for entry in folder.iterdir():
-            if entry.name != "run.json":
+            if entry.name in PARTS_ON_DISK or any(entry.name.startswith(f"{part}{ASIDE}") for part in PARTS_ON_DISK):
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         (folder / "run.json").unlink()
 
