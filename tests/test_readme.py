@@ -136,3 +136,21 @@ def test_every_option_the_readme_names_exists():
     known |= {option.flag for module in modules.values() for option in module.OPTIONS}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README.read_text(encoding="utf-8")))
     assert named <= known, named - known
+
+
+def test_options_in_a_file(place):
+    blocks_of_options = dict(blocks("Options, environment"))
+    (place / "run.toml").write_text(blocks_of_options["toml"])
+    run(place, [sys.executable, "-m", "streamdissect", "extract", "--config", "run.toml", "--out", "config_run"])
+    run(place, [sys.executable, "-m", "streamdissect", "score"], STREAMDISSECT_RUN="config_run")
+    assert (place / "config_run" / "summary.json").exists()
+
+
+def test_every_section_the_code_refers_to_exists():
+    root = README.parent
+    text = (root / "docs" / "methods.md").read_text(encoding="utf-8")
+    sources = [*root.glob("src/**/*.py"), *root.glob("csrc/*")]
+    for path in sources:
+        for numbers in re.findall(r"methods ((?:\d\.?\d?(?:, | and )?)+)", path.read_text(encoding="utf-8")):
+            for number in re.findall(r"\d\.\d", numbers):
+                assert f"**{number} " in text, f"{path.name}: methods {number}"
