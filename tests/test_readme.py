@@ -131,7 +131,7 @@ def test_the_commands_of_try_it_are_the_ones_ci_runs():
 def test_every_option_the_readme_names_exists():
     from streamdissect.cli import build_parser
 
-    known = {"--no-deps", "--help", "--parsable", "--dependency", "--array", "--cpus-per-task", "--mem", "--requeue"}
+    known = {"--help", "--parsable", "--dependency", "--array", "--cpus-per-task", "--mem", "--requeue"}
     _, modules = build_parser()
     known |= {option.flag for module in modules.values() for option in module.OPTIONS}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README.read_text(encoding="utf-8")))
