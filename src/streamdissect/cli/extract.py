@@ -37,18 +37,18 @@ def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     what, how = split_values(values)
-    from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, ExtractOptions
+    from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions
     from ..stages import extract as stage
     from ..stages.upkeep import info
 
     options = ExtractOptions(**how)
-    if "model" in what and "weights" not in what:
+    if what.get("model", SHIPPED_MODEL) != SHIPPED_MODEL and "weights" not in what:
         output.note("extract: no --weights: the network is as its callable returns it, perhaps untrained")
     if "model" not in what:
         output.note(
             f"extract: the network that comes with the package, layers {', '.join(SHIPPED_LAYERS)}, on its scenes"
         )
-        what = {"model": "shipped", "data": SHIPPED_DATA, "layers": SHIPPED_LAYERS, **what}
+        what = {"model": SHIPPED_MODEL, "data": SHIPPED_DATA, "layers": SHIPPED_LAYERS, **what}
     out = what.setdefault("out", RUN)
     if values.get("dry_run"):
         del what["out"]

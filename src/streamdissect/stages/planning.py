@@ -40,8 +40,8 @@ class Plan:
         """The plan in a few lines."""
         plan = self.manifest["plan"]
         lines = [
-            f"{plan['n_images']} images in {plan['n_shards']} shards of {plan['shard_images']}, "
-            f"{self.shard_bytes / 1e6:.1f} MB each, {self.total_bytes / 1e6:.1f} MB in all before compression"
+            f"{plan['n_images']} images, {plan['shard_images']} to a shard ({self.shard_bytes / 1e6:.1f} MB), "
+            f"{self.total_bytes / 1e6:.1f} MB in all before compression"
         ]
         for layer in self.manifest["layers"]:
             spec, field = LayerArray.from_json(layer["array"]), layer["field"]
