@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -380,7 +379,10 @@ def test_lost_commits_and_damaged_partials_are_made_again(said, nets, scenes, tm
     (out / "partial" / "extract" / "000001.json").write_text("")
     said(3, "000001.json", "delete it", arguments=arguments)
     (out / "partial" / "extract" / "000001.json").unlink()
-    assert main(arguments) == 0
+    with pytest.MonkeyPatch.context() as patch:  # by the files that lie there: computed anew they might be others
+        patch.setattr("streamdissect.stages.extract.forward_shard", None)
+        assert main(arguments) == 0
+    assert main(["verify", str(out)]) == 0
     (out / "summary.json").unlink()
     (out / "partial" / "score" / "000002.npz").write_bytes(b"")
     assert main(["score", str(out)]) == 0
@@ -392,55 +394,6 @@ def test_lost_commits_and_damaged_partials_are_made_again(said, nets, scenes, tm
     (out / "partial" / "score" / "000002.npz").unlink()
     assert main(["score", str(out)]) == 0
     assert (out / "tables" / "units.csv").read_text() == expected
-
-
-@pytest.mark.parametrize(
-    "named, words",
-    [
-        ({"dtype": "float64"}, "dtype"),
-        ({"thresholds": "sketch"}, "thresholds"),
-        ({"codec": "gz"}, "codec"),
-        ({"amp": "x"}, "amp"),
-        ({"limit": -3}, "limit"),
-        ({"shard": (5, 2)}, "shard"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"tails": (2,)}, "tails"),
-        ({"tails": ("1/3", "2/6")}, "tails"),
-        ({"input_size": 7}, "input_size"),
-        ({"threads": 0}, "threads"),
-        ({"mean": (0.5,)}, "mean"),
-        ({"mean": 0.5}, "mean"),
-        ({"std": (0, 0, 0)}, "std"),
-        ({"std": (-1, 1, 1)}, "std"),
-    ],
-    ids=str,
-)
-def test_python_options_are_checked(named, words):
-    with pytest.raises(sd.BadInput, match=words):
-        sd.ExtractOptions(**named)
-
-
-@pytest.mark.parametrize(
-    "named, words",
-    [
-        ({"mask_test": ">="}, "mask_test"),
-        ({"union": "papers"}, "union"),
-        ({"iou": 2}, "iou"),
-        ({"mask_size": 7}, "mask_size"),
-        ({"upsample": "nearest"}, "upsample"),
-        ({"backend": "cuda"}, "backend"),
-    ],
-    ids=str,
-)
-def test_python_score_options_are_checked(named, words):
-    with pytest.raises(sd.BadInput, match=words):
-        sd.ScoreOptions(**named)
-
-
-def test_python_options_may_be_plain_numbers_and_texts():
-    from fractions import Fraction
-
-    assert sd.ScoreOptions(tail=0.01, iou="1/20", mask_size="7x9").tail == Fraction(1, 100)
-    assert sd.ScoreOptions(mask_size="7x9").mask_size == (7, 9)
-    assert sd.ExtractOptions(limit=np.int64(3), input_size=[7, 9]).input_size == (7, 9)
-    assert sd.ExtractOptions(tails=0.005).tails == sd.ExtractOptions(tails=["1/200"]).tails == (Fraction(1, 200),)
+    (out / "partial" / "extract" / "000001.json").unlink()
+    (out / "activations.zarr" / "block1.act" / "c" / "1" / "0" / "0" / "0").unlink()
+    said(3, "lost together with its commit", "--overwrite", arguments=arguments)

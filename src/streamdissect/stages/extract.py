@@ -126,7 +126,7 @@ def plan_extract(
     options: ExtractOptions | None = None,
     control: Control | None = None,
 ) -> Plan:
-    """What `extract` would make, from a forward pass over the first images."""
+    """What `extract` would make, from a forward pass over the first images. BadInput as `extract`."""
     return plan_work(prepare(model, data, layers, weights, options or ExtractOptions()), control or Control())
 
 
@@ -212,19 +212,20 @@ def record_shards(run: RunDir, work: Work, control: Control) -> None:
 
 
 def record_shard(recorder: Recorder, states: WorkerStates, work: Work, shard: int, control: Control) -> None:
-    """One shard under a claim: in full, or its files alone where a worker's state holds it already."""
+    """One shard under a claim: in full, or only its files or its commit where a worker's state holds it already."""
     held, run = states.recover(), recorder.run
     commit = recorder.ledger.read(shard)
     if commit is not None and is_whole(recorder.ledger, recorder.store, shard):
         return  # its process died between its state and its commit, which is made good now
     images = work.images[run.rows(shard).start : run.rows(shard).stop].tolist()
+    if commit is None and shard in held:
+        recorder.commit_anew(shard, images)
+        return
     maps, seconds = forward_shard(run, work, images, control)
-    if commit is not None:
-        recorder.repair(shard, maps, commit)
-    elif shard in held:
-        recorder.commit_anew(shard, maps, images, seconds)
-    else:
+    if commit is None:
         recorder.record(shard, maps, images, seconds)
+    else:
+        recorder.repair(shard, maps, commit)
 
 
 def is_whole(ledger: Ledger, store: ActivationStore, shard: int) -> bool:

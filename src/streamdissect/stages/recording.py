@@ -114,12 +114,21 @@ class Recorder:
                 path.unlink()  # of the right size, it would pass for the right one the next time
                 raise IncompleteRun(f"{path}: came out different from its commit; extract again with --overwrite")
 
-    def commit_anew(
-        self, shard: int, maps: Mapping[str, NDArray[Any]], images: Sequence[int], seconds: Mapping[str, float]
-    ) -> None:
-        """Store and commit a shard that some worker's state holds, but whose commit was lost."""
-        files = {spec.name: self.store.write(spec.name, shard, maps[spec.name]) for spec in self._layers}
-        self.ledger.commit(shard, describe_shard(images, files, seconds))
+    def commit_anew(self, shard: int, images: Sequence[int]) -> None:
+        """Commit a shard that some worker's state holds, but whose commit was lost, by the files that lie there.
+
+        They are the ones the state has seen: a state is saved after its shards' files, and nobody writes a shard that a
+        state holds. Computing them anew could give others.
+        """
+        files = {}
+        for spec in self._layers:
+            try:
+                self.store.read(spec.name, self.run.rows(shard))  # each chunk has a checksum
+                files[spec.name] = self.store.describe(spec.name, shard)
+            except (FileNotFoundError, IncompleteRun) as error:
+                path = self.store.file(spec.name, shard)
+                raise IncompleteRun(f"{path}: lost together with its commit; extract again with --overwrite") from error
+        self.ledger.commit(shard, describe_shard(images, files, {}))
         self.claims.forget(shard)
 
     def flush(self) -> None:

@@ -129,6 +129,11 @@ class ActivationStore:
         path = self.file(layer, shard)
         sync(path)
         sync(path.parent)
+        return self.describe(layer, shard)
+
+    def describe(self, layer: str, shard: int) -> dict[str, Any]:
+        """What a commit says of a shard's file: its bytes and their digest."""
+        path = self.file(layer, shard)
         return {"bytes": path.stat().st_size, "blake2b": digest_file(path)}
 
     def iter_chunks(self, layer: str, rows: range, most_bytes: int) -> Iterator[tuple[range, NDArray[Any]]]:
