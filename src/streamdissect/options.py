@@ -135,7 +135,8 @@ class ExtractOptions(CommonOptions):
         tails = self.tails if isinstance(self.tails, (tuple, list)) else (self.tails,)
         object.__setattr__(self, "tails", tuple(as_share(tail, "tails") for tail in tails))
         if not self.tails or len(set(self.tails)) < len(self.tails):
-            raise BadInput("tails", repr(tails), "at least one, each once", "correct it")
+            given = ", ".join(map(str, tails))
+            raise BadInput("tails (--tail)", given or "none", "at least one, each tail once", "drop the repeated one")
 
 
 @dataclass(frozen=True)
@@ -233,10 +234,7 @@ def parse_share(text: str, thing: str) -> Fraction:
 
 def parse_tails(text: str) -> tuple[Fraction, ...]:
     """`1/200,1/100`: the first is the default of `score`."""
-    tails = tuple(parse_share(part.strip(), "--tail") for part in text.split(","))
-    if len(set(tails)) != len(tails):
-        raise BadInput("--tail", repr(text), "each tail once", "drop the repeated one")
-    return tails
+    return tuple(parse_share(part.strip(), "--tail") for part in text.split(","))
 
 
 def parse_bytes(text: str, thing: str) -> int:

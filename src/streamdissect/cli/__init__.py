@@ -12,9 +12,12 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
+from .. import __doc__ as about
+from .. import __version__
 from ..errors import StreamdissectError
 from . import arguments
 from .arguments import COMMANDS
+from .output import TerminalControl, note
 
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -22,9 +25,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def build_parser() -> tuple[arguments.Parser, dict[str, Any]]:
     """The parser, and the module of each command."""
-    from .. import __doc__ as about
-    from .. import __version__
-
     parser = arguments.Parser(prog="streamdissect", description=(about or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"streamdissect {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=arguments.Parser)
@@ -85,8 +85,6 @@ def resolve_all(module: Any, given: Any) -> dict[str, Any]:
 
 def run_command(module: Any, command: str, values: dict[str, Any]) -> int:
     """Listen to signals, call the command."""
-    from .output import TerminalControl, note
-
     control = TerminalControl()
 
     def stop(number: int, frame: FrameType | None) -> None:

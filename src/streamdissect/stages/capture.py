@@ -233,6 +233,13 @@ def capture(
     Capture
         A context; `with capture.images(index): model(batch)` records one batch. Rows are stored in arrival order.
 
+    Raises
+    ------
+    BadInput
+        There is no such layer, `out` holds a run, or a batch cannot be recorded (see `Capture.images`).
+    IncompleteRun
+        On leaving, where fewer images came than were announced.
+
     Examples
     --------
     >>> with capture(model, ["relu5"], "run", n_images=len(data)) as cap:  # doctest: +SKIP

@@ -24,6 +24,16 @@ def demo(
     out : path
         The run.
     options : ExtractOptions, optional
+    control : Control, optional
+
+    Returns
+    -------
+    Dissection
+
+    Raises
+    ------
+    BadInput, IncompleteRun, Stopped
+        As `extract` and `score`.
     """
     options = options or ExtractOptions()
     run = extract(out=out, options=options, control=control)
@@ -42,6 +52,18 @@ def synth(out: str | os.PathLike[str], n: int = 256, seed: int = 0, size: int = 
         New or empty.
     n, seed, size : int
         See `SyntheticScenes`.
+
+    Returns
+    -------
+    Path
+        Of the directory.
+
+    Raises
+    ------
+    BadInput
+        A number is out of range, or the directory holds something.
+    StorageFailure
+        A file cannot be written.
     """
     write_broden(SyntheticScenes(n, seed, size), out)
     return Path(out)

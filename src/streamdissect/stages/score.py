@@ -107,6 +107,13 @@ def score_partial(
     -------
     Partial
         Picklable; give those of all shards to `merge`.
+
+    Raises
+    ------
+    BadInput
+        Something given cannot be used, or there is no such shard.
+    IncompleteRun
+        Shards of `extract` are missing or damaged.
     """
     control = Control()
     work = open_scoring(run, data, replace(options or ScoreOptions(), **named), control, is_new=False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from ..measure.planes import ImagePlanes, LabelRules
 from ..measure.upsample import axis_weights
 from ..options import ScoreOptions
 from ..quantile import DEAD, SPARSE, Thresholds
+from ..store.activations import ActivationStore, LayerArray
 from ..store.claims import Claims
-from ..store.partials import save_arrays, with_prefix
+from ..store.partials import Ledger, save_arrays, with_prefix
 from ..store.rundir import RunDir, stage_of
 from ..tally import Arrays
 from .control import Control
@@ -40,6 +42,9 @@ MOST_CHUNK_BYTES = 32 << 20
 """Of maps read at once; more would only leave the cache."""
 PLANES_TOGETHER = 64
 """Images whose label planes are in memory together: some 2 MB at 112x112, 130 MB at 1024x1024."""
+
+Axes = tuple[AxisWeights, AxisWeights]
+"""Weights of the rows and of the columns."""
 
 
 @dataclass
@@ -57,6 +62,17 @@ class Scoring:
     thresholds: list[dict[Fraction, Thresholds]]
     tail: Fraction
     rules: LabelRules
+    ledger: Ledger = field(init=False)
+    """Commits of the scoring."""
+    results: Path = field(init=False)
+    """Where its results go."""
+    labels: LabelPlanes = field(init=False)
+    layers: list[LayerArray] = field(init=False)
+    store: ActivationStore = field(init=False)
+    _weights: dict[tuple[int, tuple[int, int]], tuple[AxisWeights, AxisWeights]] = field(
+        init=False, default_factory=dict
+    )
+    """(layer, mask grid) -> weights of its rows and columns, made when first asked for."""
 
     def __post_init__(self) -> None:
         self.ledger = self.run.ledger(stage_of(self.options.name))
@@ -66,7 +82,6 @@ class Scoring:
         )
         self.layers = layers_of(self.run)
         self.store = store_of(self.run)
-        self._weights: dict[tuple[int, tuple[int, int]], tuple[AxisWeights, AxisWeights]] = {}
 
     def upsampling(self, position: int) -> str:
         """`rf` or another mode, for a layer."""
@@ -74,7 +89,7 @@ class Scoring:
             return self.options.upsample
         return "rf" if self.run.manifest["layers"][position]["field"] else "half_pixel"
 
-    def weights(self, position: int, shape: tuple[int, int]) -> tuple[AxisWeights, AxisWeights]:
+    def weights(self, position: int, shape: tuple[int, int]) -> Axes:
         """Interpolation weights from a layer's grid to a mask grid."""
         key = position, shape
         if key not in self._weights:

@@ -17,7 +17,7 @@ from .shards import require_alone
 
 
 def info(run: str | os.PathLike[str] = RUN) -> dict[str, Any]:
-    """What a run is and how far it got, ready for JSON."""
+    """What a run is and how far it got, ready for JSON. BadInput for no run, IncompleteRun for a damaged one."""
     opened = RunDir(run)
     manifest, ledger = opened.manifest, opened.ledger("extract")
     n_done = ledger.n_shards - len(ledger.missing())
