@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import os
 import re
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import blake2b
-from struct import error as StructError
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..errors import BadInput, StorageFailure
+from ..errors import BadInput
+from .csvtables import LARGEST_NUMBER, Cells, Table, digest_tables, is_number, open_table, require_table
 from .dataset import Concepts, Dataset, ImageLabels
+from .imagefiles import check_size, inside, path_inside, read_bytes, read_image, read_map, read_size, refusing_damage
 
 INDEX_COLUMNS = ("image", "split", "ih", "iw", "sh", "sw")
 """Columns of index.csv that are no category."""
-
-MAP_KINDS = {(8, 0): "8-bit greyscale", (16, 0): "16-bit greyscale", (8, 2): "8-bit RGB"}
-"""(bit depth, colour type) of a label map's PNG file; decoding would rescale or translate the numbers of others."""
-
-LARGEST_NUMBER = 65535
-"""The largest label number a map can hold: R + 256 G."""
+FORM = "a Broden directory, with index.csv and label.csv"
 
 
 class BrodenDataset(Dataset):
@@ -56,8 +46,8 @@ class BrodenDataset(Dataset):
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.spec = os.path.abspath(directory)
         self._images = os.path.realpath(os.path.join(self.spec, "images"))
-        index = require_table(self.spec, "index.csv", ("image",))
-        label = require_table(self.spec, "label.csv", ("number", "name"))
+        index = require_table(self.spec, "index.csv", ("image",), FORM)
+        label = require_table(self.spec, "label.csv", ("number", "name"), FORM)
         category = open_table(self.spec, "category.csv", ("name",))
         categories = category_names(index, category)
         covers = [open_table(self.spec, f"c_{name}.csv", ("number", "coverage")) for name in categories]
@@ -78,8 +68,7 @@ class BrodenDataset(Dataset):
         """(rows, columns, 3) uint8 RGB. BadInput where the file cannot be decoded or is not of the size listed."""
         row = self._rows[index]
         path = self._path(row.name)
-        with refusing_damage(path), Image.open(path, formats=("JPEG", "PNG")) as image:
-            pixels = decode_rgb(image)
+        pixels = read_image(path, path)
         check_size(path, pixels.shape[:2], row.image_size, "ih and iw of its row in index.csv")
         return pixels
 
@@ -89,8 +78,11 @@ class BrodenDataset(Dataset):
         if row.image_size is not None:
             return row.image_size
         path = self._path(row.name)
-        with refusing_damage(path), Image.open(path, formats=("JPEG", "PNG")) as image:
-            return image.height, image.width
+        return read_size(path, path)
+
+    def encoded(self, index: int) -> bytes:
+        """The image file's content."""
+        return read_bytes(self._path(self._rows[index].name))
 
     def labels(self, index: int) -> ImageLabels:
         """Labels of one image. BadInput for a map of the wrong size or a number that `label.csv` has not."""
@@ -125,10 +117,7 @@ class BrodenDataset(Dataset):
 
     def _path(self, name: str) -> str:
         """Where a file listed in index.csv really lies; BadInput where links lead out of `images`."""
-        path = os.path.realpath(os.path.join(self._images, name))
-        if os.path.commonpath((self._images, path)) != self._images:
-            raise outside(os.path.join(self.spec, "index.csv"), name)
-        return path
+        return path_inside(self._images, name, os.path.join(self.spec, "index.csv"))
 
 
 class Row(NamedTuple):
@@ -142,98 +131,6 @@ class Row(NamedTuple):
     """(category index, file name)"""
     whole: tuple[tuple[int, int], ...]
     """(category index, label number)"""
-
-
-class Cells(NamedTuple):
-    """One line of a table, and where it stands."""
-
-    place: str
-    by_column: dict[str, str]
-
-    def get(self, column: str) -> str:
-        """Text of a cell; empty where the table has no such column."""
-        return self.by_column.get(column, "")
-
-    def whole_number(self, column: str, smallest: int, largest: int) -> int:
-        """The number in a cell, checked."""
-        text = self.get(column)
-        if not is_number(text) or not smallest <= int(text) <= largest:
-            expected = f"a whole number from {smallest} to {largest}"
-            raise BadInput(f"{self.place}, column {column}", repr(text), expected, "correct the table")
-        return int(text)
-
-    def size(self, rows: str, columns: str) -> tuple[int, int] | None:
-        """(rows, columns) from two cells; None unless both are filled."""
-        if not self.get(rows) or not self.get(columns):
-            return None
-        return self.whole_number(rows, 1, 2**31 - 1), self.whole_number(columns, 1, 2**31 - 1)
-
-    def coverage(self) -> float:
-        """The number in the column `coverage`, checked."""
-        text = self.get("coverage")
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value < math.inf:
-            raise BadInput(f"{self.place}, column coverage", repr(text), "a number >= 0", "correct the table")
-        return value
-
-
-@dataclass(frozen=True)
-class Table:
-    """A CSV file as read."""
-
-    path: str
-    content: bytes
-    columns: tuple[str, ...]
-    rows: list[Cells]
-
-
-def open_table(directory: str, name: str, required: Sequence[str]) -> Table | None:
-    """A CSV file with a header line, or None where there is no such file; blank lines and a BOM are skipped."""
-    path = os.path.join(directory, name)
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise StorageFailure(f"{path}: {error.strerror}") from error
-    try:
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(path, str(error), "a CSV table in UTF-8", "save the table again") from error
-    (_, header), *lines = [line for line in lines if any(line[1])] or [(1, [])]
-    if missing := [column for column in required if column not in header]:
-        raise BadInput(path, f"columns {header}", f"a column {missing[0]!r}", "add the header line or the column")
-    if repeated := [column for column in header if header.count(column) > 1]:
-        raise BadInput(path, f"column {repeated[0]!r} twice", "each column once", "rename or remove one")
-    rows = []
-    for line, cells in lines:
-        place = f"{path} line {line}"
-        if len(cells) != len(header):
-            raise BadInput(place, f"{len(cells)} cells", f"{len(header)} as in its header", "check the file is whole")
-        rows.append(Cells(place, dict(zip(header, cells, strict=True))))
-    return Table(path, content, tuple(header), rows)
-
-
-def require_table(directory: str, name: str, required: Sequence[str]) -> Table:
-    """A table that every Broden directory has."""
-    table = open_table(directory, name, required)
-    if table is None:
-        raise BadInput(directory, f"no file {name}", "a Broden directory, with index.csv and label.csv", "add it")
-    return table
-
-
-def digest_tables(tables: Sequence[Table | None]) -> bytes:
-    """blake2b digest of the names and bytes of the tables present."""
-    digest = blake2b()
-    for table in tables:
-        if table is not None:
-            digest.update(f"{os.path.basename(table.path)}\0{len(table.content)}\0".encode() + table.content)
-    return digest.digest()
 
 
 def category_names(index: Table, category: Table | None) -> list[str]:
@@ -334,66 +231,6 @@ def check_names(index: Table, names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def is_number(text: str) -> bool:
-    """Whether a text consists of the digits 0 to 9."""
-    return text.isascii() and text.isdigit()
-
-
 def unknown_number(place: str, number: int) -> BadInput:
     """The refusal of a label number without an entry."""
     return BadInput(place, f"label number {number}", "a number that label.csv lists", "add it to label.csv")
-
-
-def inside(place: str, name: str) -> str:
-    """A file name, checked to be relative and to stay below `images`."""
-    if not name or "\0" in name or name.startswith("/") or ".." in name.split("/"):
-        raise outside(place, name)
-    return name
-
-
-def outside(place: str, name: str) -> BadInput:
-    """The refusal of a path that leaves the images."""
-    return BadInput(place, f"file {name!r}", "a path that stays below images/", "move the file there")
-
-
-@contextmanager
-def refusing_damage(path: str) -> Iterator[None]:
-    """Turn what Pillow and the system raise about a file into errors that name it."""
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise BadInput(path, "no such file", "a file that index.csv lists", "restore it, or drop its line") from error
-    except (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise StorageFailure(f"{path}: {error.strerror}") from error
-        raise BadInput(path, f"damaged content ({error})", "a JPEG or PNG; a label map is PNG", "restore it") from error
-
-
-def decode_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """(rows, columns, 3) RGB of an opened image, alpha dropped."""
-    if image.mode.startswith("I"):  # 16-bit greyscale: Pillow would clip to 255 instead of dividing by 256
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P":  # a palette with transparency warns when it goes straight to RGB
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
-
-
-def read_map(path: str) -> NDArray[np.uint16]:
-    """(H, W) label numbers of a PNG file: the value of a single channel, or R + 256 G."""
-    with refusing_damage(path), open(path, "rb") as file:
-        header = file.read(26)  # it ends with the bit depth and the colour type
-        with Image.open(file, formats=("PNG",)) as image:
-            values: NDArray[np.generic] = np.asarray(image)
-    kind = header[24], header[25]
-    if kind not in MAP_KINDS:
-        got = f"a PNG of bit depth {kind[0]} and colour type {kind[1]}"
-        raise BadInput(path, got, " or ".join(MAP_KINDS.values()), "save the label map in one of these forms")
-    numbers = values.astype(np.uint16)
-    return numbers if numbers.ndim == 2 else numbers[..., 0] + np.uint16(256) * numbers[..., 1]
-
-
-def check_size(path: str, got: Sequence[int], expected: Sequence[int] | None, source: str) -> None:
-    """Refuse a file whose (rows, columns) are not those expected; None expects nothing."""
-    if expected is not None and tuple(got) != tuple(expected):
-        size = f"{expected[0]} x {expected[1]}, {source}"
-        raise BadInput(path, f"{got[0]} rows x {got[1]} columns", size, "correct the file or the table")

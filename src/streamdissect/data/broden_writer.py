@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import BadInput, StorageFailure
 from .dataset import Dataset, ImageLabels
+from .imagefiles import encode_png
 
 Table = list[list[Any]]
 """Lines of cells, the header first."""
@@ -146,7 +146,7 @@ def encode_map(numbers: NDArray[np.uint16]) -> NDArray[np.uint8]:
 def save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write RGB pixels, making folders as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG")
+    path.write_bytes(encode_png(pixels))
 
 
 def write_table(path: Path, lines: Table) -> None:

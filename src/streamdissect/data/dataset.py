@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .imagefiles import encode_png
+
 
 @dataclass(frozen=True)
 class Concepts:
@@ -52,6 +54,8 @@ class Dataset(ABC):
     names: Sequence[str]
     """N image names, unique."""
     concepts: Concepts
+    label_batch: int = 1
+    """Images whose labels are best asked for together."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,6 +68,10 @@ class Dataset(ABC):
     def image(self, index: int) -> NDArray[np.uint8]:
         """(rows, columns, 3) uint8 RGB; EXIF orientation is not applied. BadInput where the file cannot be decoded."""
 
+    def encoded(self, index: int) -> bytes:
+        """The image as the content of a file, from which `image` comes: as it is stored, else a PNG file's."""
+        return encode_png(self.image(index))
+
     @abstractmethod
     def image_size(self, index: int) -> tuple[int, int]:
         """(rows, columns) of an image, from the tables or the file's header, without decoding it."""
@@ -71,6 +79,10 @@ class Dataset(ABC):
     @abstractmethod
     def labels(self, index: int) -> ImageLabels:
         """Labels of one image. BadInput for a map of the wrong size or a number without an entry."""
+
+    def labels_of(self, indices: Sequence[int]) -> list[ImageLabels]:
+        """Labels of several images, `label_batch` at most."""
+        return [self.labels(index) for index in indices]
 
     @abstractmethod
     def has_labels(self, index: int) -> bool:

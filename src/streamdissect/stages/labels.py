@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import write_bytes
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, ImageLabels
 from ..errors import BadInput, IncompleteRun
 from ..measure.planes import ImagePlanes, LabelRules, image_planes
 from ..store.partials import load_arrays, under_prefix, with_prefix
@@ -63,8 +63,10 @@ class LabelPlanes:
         if path.exists():
             with suppress(IncompleteRun, ValueError):  # what is damaged is built again
                 return unpack_planes(load_arrays(path), images)
+        indices, size = images.tolist(), self._data.label_batch
+        batches = [indices[start : start + size] for start in range(0, len(indices), size)]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="labels") as pool:
-            planes = list(pool.map(self.of_image, images.tolist()))
+            planes = [image for batch in pool.map(self.of_images, batches) for image in batch]
         with suppress(OSError):  # a run that cannot be written to serves as well without
             self._folder.mkdir(parents=True, exist_ok=True)
             save_planes(path, planes, images)
@@ -72,7 +74,15 @@ class LabelPlanes:
 
     def of_image(self, index: int) -> ImagePlanes:
         """Planes of one image."""
-        labels = self._data.labels(index)
+        return self.of_images([index])[0]
+
+    def of_images(self, indices: list[int]) -> list[ImagePlanes]:
+        """Planes of some images, `label_batch` of them at most."""
+        return [
+            self._build(index, labels) for index, labels in zip(indices, self._data.labels_of(indices), strict=True)
+        ]
+
+    def _build(self, index: int, labels: ImageLabels) -> ImagePlanes:
         size = self._mask_size
         grid = None if size == "label" else self._data.image_size(index) if isinstance(size, str) else size
         try:
