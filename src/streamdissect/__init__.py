@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .stages.extract import extract
     from .stages.listing import layers
     from .stages.merge import merge
+    from .stages.packing import pack
     from .stages.score import score, score_partial
     from .stages.scoring import Partial
     from .stages.upkeep import clean, info, verify
@@ -50,6 +51,7 @@ HOMES = {
     "layers": "stages.listing",
     "merge": "stages.merge",
     "open_dataset": "data.opening",
+    "pack": "stages.packing",
     "score": "stages.score",
     "score_partial": "stages.score",
     "synth": "stages.demo",
@@ -80,6 +82,7 @@ __all__ = [
     "layers",
     "merge",
     "open_dataset",
+    "pack",
     "score",
     "score_partial",
     "synth",

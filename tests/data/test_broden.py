@@ -471,7 +471,7 @@ def test_the_built_in_name_is_text_a_path_is_a_directory(broden, monkeypatch):
 
 def test_what_is_no_dataset_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    for spec, why in ((tmp_path, "no index.csv"), (tmp_path / "file", "a file"), ("synthetic", "no such directory")):
+    for spec, why in ((tmp_path, "no index.csv"), (tmp_path / "file", "a file"), ("synthetic", "no such file or directory")):
         with pytest.raises(BadInput, match=f"data: got .*, expected a Broden directory.*synth.*{why}"):
             open_dataset(spec)
 

@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def resolve_all(module: Any, given: Any) -> dict[str, Any]:
-    """Values of the options, and of RUN or OUT."""
+    """Values of the options, and of RUN, OUT or DATA."""
     values = arguments.resolve(module.OPTIONS, given, given.command)
-    for name in ("run", "out"):
+    for name in ("run", "out", "source"):
         if getattr(given, name, None) is not None:
             values[name] = getattr(given, name)
     default = os.environ.get("STREAMDISSECT_RUN")

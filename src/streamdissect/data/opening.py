@@ -7,6 +7,9 @@ import os
 from ..errors import BadInput
 from .broden import BrodenDataset
 from .dataset import Dataset
+from .folder import FolderDataset, is_folder_of_pictures
+
+FORMS = "a Broden directory (index.csv), a folder with images/, a packed .h5 file, or synth"
 
 
 def open_dataset(spec: str | os.PathLike[str]) -> Dataset:
@@ -15,8 +18,10 @@ def open_dataset(spec: str | os.PathLike[str]) -> Dataset:
     Parameters
     ----------
     spec : str or path
-        A Broden directory (it holds `index.csv`), or the built-in scenes: `synth`, `synth:?n=256&seed=0`. The text
-        `synth` always means the scenes; a directory of that name is `./synth`, or a `Path`.
+        A Broden directory (it holds `index.csv`); a file that `pack` wrote (`.h5`); a folder with `images/`, and, where
+        it is labelled, `labels/CATEGORY/` and `labels.csv`; a folder of pictures without labels; or the built-in
+        scenes: `synth`, `synth:?n=256&seed=0`. The text `synth` always means the scenes; a directory of that name is
+        `./synth`, or a `Path`.
 
     Returns
     -------
@@ -26,7 +31,7 @@ def open_dataset(spec: str | os.PathLike[str]) -> Dataset:
     Raises
     ------
     BadInput
-        `spec` names neither, or the dataset's tables cannot be used.
+        `spec` names none of these, or the dataset's tables cannot be used.
     """
     if isinstance(spec, str) and (spec == "synth" or spec.startswith("synth:")):
         from .synthetic import SyntheticScenes
@@ -34,16 +39,25 @@ def open_dataset(spec: str | os.PathLike[str]) -> Dataset:
         return SyntheticScenes.from_spec(spec)
     if os.path.isfile(os.path.join(spec, "index.csv")):
         return BrodenDataset(spec)
-    raise BadInput(
-        "data",
-        repr(os.fspath(spec)),
-        "a Broden directory, with index.csv, or a built-in set, synth or synth:?n=256&seed=0",
-        "check the path: " + describe(spec),
-    )
+    if os.path.isfile(spec):
+        if not os.fspath(spec).lower().endswith((".h5", ".hdf5")):
+            raise BadInput("data", repr(os.fspath(spec)), FORMS, "it is a file, not of that kind")
+        from .packed import PackedDataset
+
+        return PackedDataset(spec)
+    if is_folder_of_pictures(spec):
+        return FolderDataset(spec)
+    raise BadInput("data", repr(os.fspath(spec)), FORMS, "check the path: " + describe(spec))
 
 
 def describe(path: str | os.PathLike[str]) -> str:
     """What a path that is no dataset leads to."""
-    if os.path.isdir(path):
-        return "the directory has no index.csv"
-    return "it is a file" if os.path.exists(path) else "there is no such directory"
+    if not os.path.isdir(path):
+        return "there is no such file or directory"
+    near = [name for name in sorted(os.listdir(path)) if is_dataset(os.path.join(path, name))]
+    return f"the directory holds one, {near[0]}" if near else "the directory has no index.csv, no images/, no picture"
+
+
+def is_dataset(path: str) -> bool:
+    """Whether a path looks like a dataset, to guess what was meant."""
+    return os.path.isfile(os.path.join(path, "index.csv")) or os.path.isdir(os.path.join(path, "images"))
