@@ -7,32 +7,35 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.dataset import Dataset
 from ..data.opening import open_dataset
-from ..errors import BadInput, IncompleteRun
+from ..errors import BadInput
 from ..measure.fieldmap import FieldMap
 from ..models import field_maps, hash_state, name_object, resolve_layers
 from ..models.hooks import ActivationHooks
+from ..models.wrappers import unwrapped
 from ..options import RUN, ExtractOptions
-from ..store.claims import Claims
 from ..store.rundir import RunDir
+from .arrivals import Arrivals, IndexSet
 from .control import Control
 from .forward import to_stored
 from .place import refuse_other_content, remove_run
-from .planning import plain, plan_run
-from .recording import Recorder, layers_of, store_of
+from .planning import plain, plan_run, require_identity
+from .ranks import find_rank
 from .selection import split_names
 
 MOST_IMAGES = 2**32
 """Indices of images, where no dataset tells."""
+IDENTITY_OPTIONS = ("dtype", "tails", "thresholds", "top_images", "codec", "layout", "prefix_tokens", "grid")
+USED_OPTIONS = (*IDENTITY_OPTIONS, "shard_images", "memory", "max_disk", "allow_nonfinite", "overwrite", "shard")
+"""Options that bear on a capture; the others describe the loop, which is the caller's."""
 
 
 class Capture:
@@ -49,42 +52,59 @@ class Capture:
     ) -> None:
         if n_images < 1:
             raise BadInput("n_images", repr(n_images), "the number of images to come, at least 1", "pass len(dataset)")
+        self._network = unwrapped(model)
         self._model, self._out, self._n_images, self._data = model, out, n_images, data
         self._options = options
         self._refs = resolve_layers(model, split_names(layers))
         self._hooks = ActivationHooks(model, self._refs, options.layout, options.prefix_tokens, options.grid)
         self._stack = ExitStack()
-        self._run: RunDir | None = None
-        self._recorder: Recorder | None = None
-        self._maps: dict[str, NDArray[Any]] = {}
-        self._waiting: list[int] = []
-        """Images of the rows in `_maps` so far."""
-        self._seen: dict[int, int] = {}
-        """index // 1024 -> bits of the images that came."""
-        self._n_seen = self._n_calls = 0
-        self._shard = 0
+        self._rank = options.shard or find_rank()
+        self._identity: dict[str, Any] = {}
+        self._arrivals: Arrivals | None = None
+        self._seen = IndexSet()
+        """Images that came since the context was entered."""
+        self._n_fresh = 0
+        """Images recorded when it was entered, and those that came since and were not."""
+        self._n_calls = 0
         self._input_size: tuple[int, int] | None = None
-        self._started = 0.0
 
     def __enter__(self) -> Self:
+        self._identity = {
+            "model": type(self._network).__qualname__,  # its module may be __main__ for one process only
+            "state": hash_state(self._model),
+            "data": None if self._data is None else self._data.fingerprint(),
+            "layers": [ref.name for ref in self._refs],
+            "images": self._n_images,
+            "captured": True,
+            **{name: plain(getattr(self._options, name)) for name in IDENTITY_OPTIONS},
+        }
         if self._options.overwrite:
-            remove_run(self._out, None, Control())
-        elif RunDir.exists(self._out):
-            remedy = "choose another, or pass overwrite=True"
-            raise BadInput("out", repr(os.fspath(self._out)), "a new or empty directory: it holds a run", remedy)
+            remove_run(self._out, self._rank, Control())
         else:
             refuse_other_content(self._out)
-        self._stack.enter_context(self._hooks)
-        handle = self._model.register_forward_pre_hook(self._look_at_input)
-        self._stack.callback(handle.remove)
+        with ExitStack() as stack:
+            stack.enter_context(self._hooks)
+            handle = self._model.register_forward_pre_hook(self._look_at_input)
+            stack.callback(handle.remove)
+            if RunDir.exists(self._out):
+                self._arrivals = stack.enter_context(self._resume(RunDir(self._out)))
+                self._n_fresh = len(self._arrivals.recorded)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._stack:
-            if kind is None and self._n_seen < self._n_images:
-                raise IncompleteRun(
-                    f"capture: {self._n_seen} of {self._n_images} images came; the run is incomplete, start it again"
-                )
+        if self._arrivals is None and kind is None:
+            self._stack.close()
+            raise BadInput("capture", "no image", f"{self._n_images} images", "call the model within images(index)")
+        self._stack.__exit__(kind, error, at)
+
+    def skip(self, index: Sequence[int] | Tensor | NDArray[Any]) -> bool:
+        """Whether all images of a batch are recorded already, so that the loop may go on to the next one."""
+        indices = [operator.index(i) for i in index]
+        return all(i in self._seen or self._is_recorded(i) for i in indices)
+
+    def _is_recorded(self, index: int) -> bool:
+        return self._arrivals is not None and index in self._arrivals.recorded
 
     @contextmanager
     def images(self, index: Sequence[int] | Tensor | NDArray[Any]) -> Iterator[None]:
@@ -100,7 +120,7 @@ class Capture:
             yield
             return
         self._check(indices)
-        self._started, self._n_calls = time.perf_counter(), 0
+        begin, self._n_calls = time.perf_counter(), 0
         self._hooks.clear()
         yield
         if self._n_calls != 1:
@@ -115,10 +135,15 @@ class Capture:
                 raise BadInput(
                     "images", f"{len(indices)} indices", f"{len(batch)}, the batch of layer {name}", "pass one each"
                 )
+        if self._arrivals is None:
+            self._arrivals = self._stack.enter_context(self._begin(maps))
+        fresh = [row for row, i in enumerate(indices) if not self._is_recorded(i)]
+        self._n_fresh += len(fresh)
         for i in indices:
-            self._seen[i >> 10] = self._seen.get(i >> 10, 0) | 1 << (i & 1023)
-        self._n_seen += len(indices)
-        self._take(indices, maps)
+            self._seen.add(i)
+        if len(fresh) < len(indices):
+            maps = {name: batch[fresh] for name, batch in maps.items()}
+        self._arrivals.add([indices[row] for row in fresh], maps, time.perf_counter() - begin)
 
     def _check(self, indices: list[int]) -> None:
         """Refuse images that do not exist, come twice, or are more than announced."""
@@ -126,78 +151,37 @@ class Capture:
         for i in indices:
             if not 0 <= i < most:
                 raise BadInput("images", f"index {i}", f"0 to {most - 1}", "pass the dataset's own indices")
-        for i in indices:
-            if self._seen.get(i >> 10, 0) >> (i & 1023) & 1 or indices.count(i) > 1:
+            if i in self._seen or indices.count(i) > 1:
                 raise BadInput("images", f"image {i} again", "each image once", "leave repeated images out")
-        if self._n_seen + len(indices) > self._n_images:
-            got = f"{self._n_seen + len(indices)} images"
-            raise BadInput("images", got, f"the {self._n_images} announced", "raise n_images")
+        n_fresh = self._n_fresh + sum(not self._is_recorded(i) for i in indices)
+        if n_fresh > self._n_images:
+            raise BadInput("images", f"{n_fresh} images", f"the {self._n_images} announced", "raise n_images")
 
     def _look_at_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._n_calls += 1
         if args and isinstance(args[0], Tensor) and args[0].ndim == 4:
             self._input_size = int(args[0].shape[2]), int(args[0].shape[3])
 
-    def _take(self, indices: list[int], maps: dict[str, NDArray[Any]]) -> None:
-        """Rows into the shard, whole shards into the run."""
-        if self._recorder is None or self._run is None:
-            self._begin(maps)
-        assert self._recorder is not None and self._run is not None
-        done = 0
-        while done < len(indices):
-            rows = len(self._run.rows(self._shard))
-            n = min(rows - len(self._waiting), len(indices) - done)
-            start = len(self._waiting)
-            for name, buffer in self._maps.items():
-                if maps[name].shape[1:] != buffer.shape[1:]:
-                    got, expected = maps[name].shape[1:], buffer.shape[1:]
-                    raise BadInput(
-                        f"layer {name}", f"activations {got}", f"{expected} as at first", "use one input size"
-                    )
-                buffer[start : start + n] = maps[name][done : done + n]
-            self._waiting += indices[done : done + n]
-            done += n
-            if len(self._waiting) == rows:
-                shard = {name: buffer[:rows] for name, buffer in self._maps.items()}
-                if not self._recorder.claims.take(self._shard):
-                    raise IncompleteRun(f"{self._out}: another process captures into this run; use another directory")
-                self._recorder.record(
-                    self._shard, shard, self._waiting, {"forward": time.perf_counter() - self._started}
-                )
-                self._started = time.perf_counter()
-                self._waiting = []
-                self._shard += 1
-        if self._n_seen == self._n_images:
-            self._recorder.flush()
-
-    def _begin(self, samples: dict[str, NDArray[Any]]) -> None:
-        """Make the run, knowing the first batch."""
-        options = self._options
+    def _begin(self, samples: dict[str, NDArray[Any]]) -> Arrivals:
+        """Make the run, knowing the first batch; where another process was first, join it."""
         size = self._input_size or (0, 0)
-        fields: dict[str, FieldMap | None] = dict.fromkeys(samples)
+        found: dict[str, FieldMap | None] = dict.fromkeys(samples)
         if self._input_size:
-            fields = field_maps(self._model, self._refs, size, options.layout)
-        model = name_object(self._model)
-        identity = {
-            "model": model,
-            "state": hash_state(self._model),
-            "data": None if self._data is None else self._data.fingerprint(),
-            "layers": [ref.name for ref in self._refs],
-            "captured": True,
-            **{name: plain(getattr(options, name)) for name in ("dtype", "tails", "thresholds", "top_images", "codec")},
-        }
+            found = field_maps(self._model, self._refs, size, self._options.layout)
         about = {
-            "model": {"spec": model, "weights": None},
+            "model": {"spec": name_object(self._network), "weights": None},
             "data": {"spec": None if self._data is None else self._data.spec, "images": self._n_images},
         }
-        plan = plan_run(identity, about, samples, fields, self._n_images, size, options, Control())
-        self._run = RunDir.create(self._out, plan.manifest)
-        self._run.ledger("extract").create()
-        store_of(self._run).create()
-        claims = self._stack.enter_context(Claims(self._run.ledger("extract").claims_folder))
-        self._recorder = Recorder(self._run, claims)
-        rows = int(self._run.manifest["plan"]["shard_images"])
-        self._maps = {s.name: np.empty((rows, s.n_units, *s.grid), s.dtype) for s in layers_of(self._run)}
+        plan = plan_run(self._identity, about, samples, found, self._n_images, size, self._options, Control())
+        return self._resume(RunDir.create(self._out, plan.manifest))
+
+    def _resume(self, run: RunDir) -> Arrivals:
+        """Go on with a run that is there, if it is this one."""
+        if not run.manifest["identity"].get("captured"):
+            got = f"{os.fspath(self._out)!r}, a run of extract"
+            raise BadInput("out", got, "a new or empty directory, or a run of capture", "choose another")
+        require_identity(run, self._identity)
+        return Arrivals(run, self._rank)
 
 
 def capture(
@@ -219,26 +203,35 @@ def capture(
     layers : sequence of str
         See `extract`.
     out : path
-        The run; not resumed: a loop that was cut starts anew with `overwrite=True`.
+        The run. A loop that was cut is run again and goes on: images that are recorded already are passed over.
+        Several processes, as torchrun starts them, capture into one run.
     n_images : int
-        How many images will come.
+        How many different images will come, in all processes together.
     data : Dataset, str or path, optional
         What the indices given to `images` mean; its fingerprint is kept and checked when scoring.
     options : ExtractOptions, optional
     **named
-        Fields of `ExtractOptions`, over those of `options`.
+        Fields of `ExtractOptions`, over those of `options`; those that describe the loop itself, such as `batch_size`,
+        are refused.
 
     Returns
     -------
     Capture
         A context; `with capture.images(index): model(batch)` records one batch. Rows are stored in arrival order.
+        `capture.skip(index)` tells whether a batch need not be run, since its images are recorded.
 
     Raises
     ------
     BadInput
-        There is no such layer, `out` holds a run, or a batch cannot be recorded (see `Capture.images`).
+        There is no such layer, `out` holds another run, or a batch cannot be recorded (see `Capture.images`).
     IncompleteRun
-        On leaving, where fewer images came than were announced.
+        On leaving, where fewer images came than were announced: it names those that are missing.
+
+    Notes
+    -----
+    An image that several processes bring counts once, as the ones that DistributedSampler repeats to give all of them
+    equally many. They must not overlap otherwise: two processes that record the same images for long are found on
+    leaving, and the run is refused.
 
     Examples
     --------
@@ -247,5 +240,8 @@ def capture(
     ...         with cap.images(index), torch.inference_mode():
     ...             model(batch)
     """
+    if useless := sorted(named.keys() & {f.name for f in fields(ExtractOptions)} - set(USED_OPTIONS)):
+        remedy = "leave it out: the loop is yours"
+        raise BadInput(useless[0], repr(named[useless[0]]), "an option that bears on a capture", remedy)
     opened = data if data is None or isinstance(data, Dataset) else open_dataset(data)
     return Capture(model, layers, out, n_images, opened, replace(options or ExtractOptions(), **named))
