@@ -11,7 +11,7 @@ import streamdissect
 
 PACKAGE = Path(streamdissect.__file__).parent
 FLOORS = [
-    {"errors", "tally", "atomic"},
+    {"errors", "tally", "atomic", "richtext"},
     {"options"},
     {"kernels"},
     {"quantile"},

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..richtext import html_table
 from .imagefiles import encode_png
+
+SHOWN = 10
+"""Concepts of a category that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,18 @@ class Dataset(ABC):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.spec!r}: {len(self)} images, {len(self.concepts)} concepts>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the categories and some of their concepts."""
+        concepts, rows = self.concepts, []
+        for g, category in enumerate(concepts.category_name):
+            names = [concepts.name[c] for c in np.flatnonzero(concepts.category == g)]
+            more = ", ..." if len(names) > SHOWN else ""
+            rows.append((category, len(names), ", ".join(names[:SHOWN]) + more))
+        return html_table(f"{self.spec}: {len(self)} images", ("category", "concepts", "such as"), rows)
 
     @abstractmethod
     def split(self, index: int) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BadInput
 from ..quantile import FLAG_NAMES, Thresholds
+from ..richtext import html_table
 from .counters import Counters
 from .iou import Scores, detectable_share, score_counters
 
@@ -28,9 +31,11 @@ UNIT_DTYPE = np.dtype(
     ]
 )
 """A row of `Dissection.units` and of tables/units.csv."""
+SHOWN = 10
+"""Detectors that a notebook shows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerDissection:
     """One layer. K units, C concepts, G categories, P tails, T top images; named as in dissection.h5."""
 
@@ -82,6 +87,12 @@ class LayerDissection:
     summary: dict[str, Any] = field(default_factory=dict)
     """See `summarise`."""
 
+    def __repr__(self) -> str:
+        n_concepts = self.iou.shape[1]
+        return (
+            f"<LayerDissection of {len(self.n)} units, {n_concepts} concepts: {int(self.is_detector.sum())} detectors>"
+        )
+
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array by name."""
@@ -122,6 +133,27 @@ class Dissection:
     def __repr__(self) -> str:
         parts = [f"{name}: {int(layer.is_detector.sum())} of {len(layer.n)}" for name, layer in self.layers.items()]
         return f"<Dissection of {len(self.image_name)} images; detectors {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the layers in numbers, and the strongest detectors."""
+        columns = ("units", "detectors", "unique_top", "unique_by_category", "unique_any", "upsample")
+        layers = [(name, *(layer.summary.get(key, "") for key in columns)) for name, layer in self.layers.items()]
+        caption = f"Dissection of {len(self.image_name)} images, {len(self.concept_name)} concepts"
+        best = self.detectors()[:SHOWN]
+        names = ("layer", "unit", "concept", "category", "iou")
+        rows = [tuple(row[name].item() if name == "iou" else row[name] for name in names) for row in best]
+        strongest = html_table(f"The strongest of {len(self.detectors())} detectors", names, rows)
+        return html_table(caption, ("layer", *columns), layers) + strongest
+
+    def to_dataframe(self) -> Any:
+        """`units` as a pandas DataFrame. BadInput where pandas is not installed."""
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            remedy = "install pandas; units() gives the same rows as a NumPy array"
+            raise BadInput("to_dataframe", f"no pandas ({error})", "pandas", remedy) from error
+        units = self.units()
+        return pandas.DataFrame({name: units[name] for name in UNIT_DTYPE.names or ()})
 
     def layer(self, name: str | None = None) -> LayerDissection:
         """A layer by name; without one, the only layer. KeyError where there is none such."""

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from ..atomic import ASIDE, create_json, remove_tree
 from ..errors import BadInput, IncompleteRun
+from ..richtext import html_table
 from .partials import Ledger
 
 SCHEMA_VERSION = 1
@@ -55,6 +56,27 @@ class RunDir:
         if not all(isinstance(manifest.get(part), kind) for part, kind in PARTS.items()):
             raise IncompleteRun(f"{file}: damaged; extract again with --overwrite")
         self.manifest: dict[str, Any] = manifest
+
+    def __repr__(self) -> str:
+        return f"<RunDir {str(self.path)!r}: {self.manifest['plan']['n_images']} images, {self.n_shards} shards>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what is in the run."""
+        manifest = self.manifest
+        arrays = [(layer["array"], layer["field"]) for layer in manifest["layers"]]
+        rows = [
+            (
+                a["name"],
+                a["n_units"],
+                " x ".join(map(str, a["grid"])),
+                a["dtype"],
+                field["text"] if field else "unknown",
+            )
+            for a, field in arrays
+        ]
+        plan, model, data = manifest["plan"], manifest["model"]["spec"], manifest["data"]["spec"]
+        caption = f"{self.path}: {plan['n_images']} images of {data}, {self.n_shards} shards, model {model}"
+        return html_table(caption, ("layer", "units", "grid", "dtype", "field map"), rows)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], manifest: dict[str, Any]) -> Self:
