@@ -11,6 +11,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if not measured:
         return
     terminalreporter.section("ns for each piece of work (median), one thread; times ours")
+    twins = {}
     for group in dict.fromkeys(one.group for one in measured):
         cost = {}
         for one in (one for one in measured if one.group == group):
@@ -22,3 +23,8 @@ def pytest_terminal_summary(terminalreporter, config):
         ]
         note = f" [{info['note']}]" if info["note"] else ""
         terminalreporter.write_line(f"{group}{note}, ns per {info['unit']}: {'; '.join(lines)}")
+        if {"cython", "numba"} <= cost.keys():
+            twins[group] = cost["numba"] / cost["cython"]
+    if twins:
+        slowest = max(twins, key=twins.get)
+        terminalreporter.write_line(f"numba / cython: at most {twins[slowest]:.2f} ({slowest})")

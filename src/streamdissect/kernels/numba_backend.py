@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from . import numba_counting, numba_masks, numba_tail
 from .geometry import AxisWeights, PlaneBatch, words_of
+from .numba_bits import LANES
 from .numba_jit import constant
 
 name = "numba"
@@ -43,7 +44,7 @@ def mask_maps(
         numba_masks.axis_of(rows),
         numba_masks.axis_of(columns),
         numba_masks.scratch_for(rows, columns),
-        bits.reshape(len(bits), rows.n_pixels, words_of(columns.n_pixels)),
+        bits,
     )
 
 
@@ -73,7 +74,7 @@ def count_maps(
         unit_begin,
         unit_end,
         numba_masks.scratch_for(rows, columns),
-        np.zeros((rows.n_pixels, words_of(columns.n_pixels)), np.uint64),
+        np.zeros(rows.n_pixels * words_of(columns.n_pixels), np.uint64),
         np.zeros(most_planes + 1, np.int64),
         counters,
         chance,
@@ -91,8 +92,8 @@ def count_masks(
 ) -> None:
     """See kernels.count_masks."""
     labels, most_planes = prepared
-    lines = constant(masks.reshape(*masks.shape[:2], n_rows, -1))
-    numba_counting.count_masks(lines, labels, np.zeros(most_planes + 1, np.int64), counters, chance)
+    count = np.zeros(most_planes + 1, np.int64)
+    numba_counting.count_masks(constant(masks), n_rows, labels, count, counters, chance)
 
 
 def fill_planes(layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64]) -> None:
@@ -123,7 +124,8 @@ def update_bins(
     """See csrc/_tail.pyx."""
     values, form = (half.view(np.int16), HALF) if half is not None else (_signed(single), SINGLE)
     state = counts, extremes, page_of, pages, vacant, n_vacant, above, bound, highest
-    unit, n_vacant = numba_tail.update_bins(constant(values), *form, unit, capacity, *state)
+    last = np.zeros(LANES, values.dtype)
+    unit, n_vacant = numba_tail.update_bins(constant(values), last, *form, unit, capacity, *state)
     return unit, n_vacant
 
 
@@ -138,7 +140,8 @@ def update_buffer(
     highest: NDArray[np.int32],
 ) -> None:
     """See csrc/_tail.pyx."""
-    numba_tail.update_buffer(_signed(single), capacity, counts, extremes, values, filled, bound, highest)
+    last = np.zeros(LANES, np.int32)
+    numba_tail.update_buffer(_signed(single), last, capacity, counts, extremes, values, filled, bound, highest)
 
 
 def refine(single: NDArray[np.uint32], first_unit: int, wanted: NDArray[np.int32], low: NDArray[np.uint32]) -> None:

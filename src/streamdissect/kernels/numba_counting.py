@@ -4,13 +4,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .numba_jit import jit, popcount64
-from .numba_masks import any_number_above, find_active, load_half, load_single, mask_map
+from .numba_bits import ahead, counts_of, load, pointer, popcount64, store
+from .numba_jit import inlined, jit
+from .numba_masks import (
+    any_above,
+    any_number_above,
+    axis_pointers,
+    find_active,
+    load_half,
+    load_single,
+    mask_map,
+    scratch_pointers,
+)
 
 ALL = np.uint64(2**64 - 1)
 INFINITY_KEY = 0x7F800000
@@ -31,82 +41,107 @@ class Labels(NamedTuple):
     present_area: NDArray[np.int64]
 
 
-@jit
-def any_above(values, key, sign_mask):
-    """Whether a key exceeds `key`; values are float bits, signed. NaN may pass."""
-    n = len(values)
-    for begin in range(0, n, 64):
-        found = False
-        if key >= 0:  # negative floats are negative integers, whatever their order
-            for i in range(begin, min(begin + 64, n)):
-                found |= values[i] > key
-        else:
-            for i in range(begin, min(begin + 64, n)):
-                bits = np.int32(values[i])
-                found |= (bits ^ ((bits >> 31) & sign_mask)) > key
-        if found:
-            return True
-    return False
+class ImageLabels(NamedTuple):
+    """The labels of one image, by pointers."""
+
+    planes: Any
+    """(H * words, n_planes)"""
+    plane_row: Any
+    touch_row: Any
+    whole_row: Any
+    present_row: Any
+    present_area: Any
+    n_planes: int
+    n_whole: int
+    n_present: int
 
 
-@jit
-def count_words(bits, extent, labels, image, count):
+@inlined
+def labels_of(labels, image):
+    """The labels of one image."""
+    plane, whole, present = labels.plane_ptr[image], labels.whole_ptr[image], labels.present_ptr[image]
+    return ImageLabels(
+        ahead(pointer(labels.words), labels.word_ptr[image]),
+        ahead(pointer(labels.plane_row), plane),
+        ahead(pointer(labels.touch_row), plane),
+        ahead(pointer(labels.whole_row), whole),
+        ahead(pointer(labels.present_row), present),
+        ahead(pointer(labels.present_area), present),
+        labels.plane_ptr[image + 1] - plane,
+        labels.whole_ptr[image + 1] - whole,
+        labels.present_ptr[image + 1] - present,
+    )
+
+
+@inlined
+def count_words(bits, words, extent, labels, count):
     """count[p] = pixels that the mask (H, words) shares with plane p of the image; returns the mask's area."""
     y_begin, y_end, word_begin, word_end = extent
-    n_planes = labels.plane_ptr[image + 1] - labels.plane_ptr[image]
-    count[:n_planes] = 0
+    n_planes = labels.n_planes
     area = 0
+    for p in range(n_planes):
+        count[p] = 0
     for y in range(y_begin, y_end):
         for q in range(word_begin, word_end):
-            word = bits[y, q]
+            at = y * words + q
+            word = bits[at]
             if word == 0:
                 continue
             area += popcount64(word)
-            at = labels.word_ptr[image] + (y * bits.shape[1] + q) * n_planes
-            planes = labels.words[at : at + n_planes]
-            for p in range(len(planes)):
+            planes = ahead(labels.planes, at * n_planes)
+            whole = n_planes & -8
+            for p in range(0, whole, 8):
+                store(ahead(count, p), load(ahead(count, p)) + counts_of(load(ahead(planes, p)) & word))
+            for p in range(whole, n_planes):
                 count[p] += popcount64(word & planes[p])
     return area
 
 
-@jit
-def add_counts(labels, image, count, area, unit, counters, chance):
+@inlined
+def add_counts(labels, count, area, n_units, unit, counters, chance):
     """Counts of one mask into the rows that its image's labels feed."""
-    first = labels.plane_ptr[image]
     touched = -1
-    for p in range(labels.plane_ptr[image + 1] - first):
+    for p in range(labels.n_planes):
         if count[p] == 0:
             continue
-        counters[labels.plane_row[first + p], unit] += count[p]
-        touch = labels.touch_row[first + p]
+        counters[labels.plane_row[p] * n_units + unit] += count[p]
+        touch = labels.touch_row[p]
         if touch != touched and touch >= 0:  # planes of a category stand together
             touched = touch
-            counters[touch, unit] += area
-    for s in range(labels.whole_ptr[image], labels.whole_ptr[image + 1]):
-        counters[labels.whole_row[s], unit] += area
-    for s in range(labels.present_ptr[image], labels.present_ptr[image + 1]):
-        chance[labels.present_row[s], unit] += area * labels.present_area[s]
+            counters[touch * n_units + unit] += area
+    for s in range(labels.n_whole):
+        counters[labels.whole_row[s] * n_units + unit] += area
+    for s in range(labels.n_present):
+        chance[labels.present_row[s] * n_units + unit] += area * labels.present_area[s]
 
 
-@jit
+@inlined
+def clear(bits, words, extent):
+    """Zero where the mask may have bits."""
+    y_begin, y_end, word_begin, word_end = extent
+    for y in range(y_begin, y_end):
+        for q in range(word_begin, word_end):
+            bits[y * words + q] = 0
+
+
+@inlined
 def count_map(
-    unit, bound_bits, bound, key, or_equal, rows, columns, labels, image, scratch, bits, count, counters, chance, active
-):
+    unit, n_units, bound_bits, bound, key, or_equal, rows, columns, labels, scratch, bits, count, counters, chance,
+    active,
+):  # fmt: skip
     """The map in the scratch; bits (H, words) of zeros, left as zeros."""
-    largest = find_active(key, scratch)
-    if largest > INFINITY_KEY and not any_number_above(key, scratch):
+    largest = find_active(key, rows, columns, scratch)
+    if largest > INFINITY_KEY and not any_number_above(key, rows, columns, scratch):
         return
     active[unit] += 1
     extent = mask_map(largest, bound_bits, bound, or_equal, rows, columns, scratch, bits)
-    y_begin, y_end, word_begin, word_end = extent
-    if y_begin >= y_end:
+    if extent[0] >= extent[1]:
         return
-    area = count_words(bits, extent, labels, image, count)
+    words = (columns.n_pixels + 63) >> 6
+    area = count_words(bits, words, extent, labels, count)
     if area:
-        add_counts(labels, image, count, area, unit, counters, chance)
-    for y in range(y_begin, y_end):
-        for q in range(word_begin, word_end):
-            bits[y, q] = 0
+        add_counts(labels, count, area, n_units, unit, counters, chance)
+    clear(bits, words, extent)
 
 
 @jit
@@ -115,13 +150,21 @@ def count_half(
     counters, chance, active,
 ):  # fmt: skip
     """maps (B, K, h * w): float16 bits, signed."""
-    for image in range(maps.shape[0]):
+    n_images, n_units, n = maps.shape
+    rows, columns, scratch = axis_pointers(rows), axis_pointers(columns), scratch_pointers(scratch)
+    bounds_bits, bounds, keys, keys16 = pointer(bounds_bits), pointer(bounds), pointer(keys), pointer(keys16)
+    bits, count, counters, chance = pointer(bits), pointer(count), pointer(counters), pointer(chance)
+    active, maps, n_left = pointer(active), pointer(maps), maps.size
+    for image in range(n_images):
+        image_labels = labels_of(labels, image)
         for k in range(begin, end):
-            if any_above(maps[image, k], keys16[k], 0x7FFF):
-                load_half(maps[image, k], scratch)
+            at = (image * n_units + k) * n
+            half = ahead(maps, at)
+            if any_above(half, n, n_left - at, keys16[k], scratch.last_half):
+                load_half(half, n_left - at, rows, columns, scratch)
                 count_map(
-                    k, bounds_bits[k], bounds[k], keys[k], or_equal, rows, columns, labels, image, scratch, bits,
-                    count, counters, chance, active,
+                    k, n_units, bounds_bits[k], bounds[k], keys[k], or_equal, rows, columns, image_labels, scratch,
+                    bits, count, counters, chance, active,
                 )  # fmt: skip
 
 
@@ -131,25 +174,38 @@ def count_single(
     chance, active,
 ):  # fmt: skip
     """maps (B, K, h * w): float32 bits, signed."""
-    for image in range(maps.shape[0]):
+    n_images, n_units, n = maps.shape
+    rows, columns, scratch = axis_pointers(rows), axis_pointers(columns), scratch_pointers(scratch)
+    bounds_bits, bounds, keys = pointer(bounds_bits), pointer(bounds), pointer(keys)
+    bits, count, counters, chance = pointer(bits), pointer(count), pointer(counters), pointer(chance)
+    active, maps, n_left = pointer(active), pointer(maps), maps.size
+    for image in range(n_images):
+        image_labels = labels_of(labels, image)
         for k in range(begin, end):
-            if any_above(maps[image, k], keys[k], 0x7FFFFFFF):
-                load_single(maps[image, k], scratch)
+            at = (image * n_units + k) * n
+            single = ahead(maps, at)
+            if any_above(single, n, n_left - at, keys[k], scratch.last_single):
+                load_single(single, n_left - at, rows, columns, scratch)
                 count_map(
-                    k, bounds_bits[k], bounds[k], keys[k], or_equal, rows, columns, labels, image, scratch, bits,
-                    count, counters, chance, active,
+                    k, n_units, bounds_bits[k], bounds[k], keys[k], or_equal, rows, columns, image_labels, scratch,
+                    bits, count, counters, chance, active,
                 )  # fmt: skip
 
 
 @jit
-def count_masks(masks, labels, count, counters, chance):
-    """masks (B, K, H, words)."""
-    extent = (0, masks.shape[2], 0, masks.shape[3])
-    for image in range(masks.shape[0]):
-        for k in range(masks.shape[1]):
-            area = count_words(masks[image, k], extent, labels, image, count)
+def count_masks(masks, n_rows, labels, count, counters, chance):
+    """masks (B, K, H * words)"""
+    n_images, n_units, n_words = masks.shape
+    words = n_words // n_rows
+    extent = (0, n_rows, 0, words)
+    masks, count, counters, chance = pointer(masks), pointer(count), pointer(counters), pointer(chance)
+    for image in range(n_images):
+        image_labels = labels_of(labels, image)
+        for k in range(n_units):
+            mask = ahead(masks, (image * n_units + k) * n_words)
+            area = count_words(mask, words, extent, image_labels, count)
             if area:
-                add_counts(labels, image, count, area, k, counters, chance)
+                add_counts(image_labels, count, area, n_units, k, counters, chance)
 
 
 @jit

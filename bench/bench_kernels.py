@@ -1,0 +1,191 @@
+"""Every kernel on each compiled backend: how well the Numba twins keep up with Cython, one thread.
+
+Here the kernels stand alone; what it takes to call them in earnest is part of bench_count.py and bench_tail.py. Each
+gets prepared arrays and adds to what is there, as it does for all batches of a shard but the first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from streamdissect.kernels import available_backends, kernel_backend, threshold_keys
+from streamdissect.measure.planes import plane_batch
+from streamdissect.quantile import BinnedTail, BufferedTail, tail_rank
+
+from .bench_tail import BATCH, N_IMAGES, N_UNITS, TAIL, stream
+from .cases import CASES, Case, data_of
+
+BACKENDS = ("cython", "numba")
+Work = tuple[Callable[[], list[np.ndarray]], int, str]
+"""What is measured, which returns its results; how many pieces of work it does; of which kind."""
+
+
+def layer_of(case: Case, small: bool) -> tuple[Any, ...]:
+    """Maps, thresholds, their keys, and labels of a case; `small`: of two images and sixteen units."""
+    data = data_of(case)
+    n_images, n_units = (2, 16) if small else (case.n_images, case.n_units)
+    maps = np.ascontiguousarray(data.maps[:n_images, :n_units])
+    return maps, *threshold_keys(data.thresholds[:n_units], False), plane_batch(data.planes[:n_images])
+
+
+def new_counters(case: Case, n_units: int) -> list[np.ndarray]:
+    """Intersections, chance level, active maps."""
+    rules = data_of(case).rules
+    return [np.zeros(shape, np.int64) for shape in ((rules.n_rows, n_units), (rules.n_concepts, n_units), n_units)]
+
+
+def counting(case: Case, dtype: type, backend: str, small: bool) -> Work:
+    """Maps to counters."""
+    kernels, weights = kernel_backend(backend), data_of(case).weights[case.mask]
+    maps, thresholds, keys, keys16, planes = layer_of(case, small)
+    maps, labels = maps.astype(dtype), kernels.prepare(planes)
+    counters = new_counters(case, maps.shape[1])
+
+    def count() -> list[np.ndarray]:
+        kernels.count_maps(maps, thresholds, keys, keys16, False, *weights, labels, 0, maps.shape[1], *counters)
+        return counters
+
+    return count, maps.shape[0] * maps.shape[1], "map"
+
+
+def masking(case: Case, backend: str, small: bool) -> Work:
+    """Maps to masks. The second time they are written over themselves."""
+    kernels, (rows, columns) = kernel_backend(backend), data_of(case).weights[case.mask]
+    maps, thresholds, keys, _, _ = layer_of(case, small)
+    thresholds, keys = np.tile(thresholds, len(maps)), np.tile(keys, len(maps))
+    maps = maps.astype(np.float32).reshape(-1, *case.grid)
+    bits = np.zeros((len(maps), rows.n_pixels * -(-columns.n_pixels // 64)), np.uint64)
+
+    def mask() -> list[np.ndarray]:
+        kernels.mask_maps(maps, thresholds, keys, False, rows, columns, bits)
+        return [bits]
+
+    return mask, len(maps), "map"
+
+
+def counting_masks(case: Case, backend: str, small: bool) -> Work:
+    """Masks that exist already to counters."""
+    masks = masking(case, "numba", small)[0]()[0]
+    kernels, (maps, _, _, _, planes) = kernel_backend(backend), layer_of(case, small)
+    masks, labels = masks.reshape(*maps.shape[:2], -1), kernels.prepare(planes)
+    counters = new_counters(case, maps.shape[1])[:2]
+
+    def count() -> list[np.ndarray]:
+        kernels.count_masks(masks, case.mask[0], labels, *counters)
+        return counters
+
+    return count, maps.shape[0] * maps.shape[1], "map"
+
+
+def label_maps(small: bool) -> list[np.ndarray]:
+    """Of some images."""
+    images = data_of(CASES[0]).layers
+    return [np.ascontiguousarray(layer, np.uint16) for layers in images[: 2 if small else None] for _, layer in layers]
+
+
+def filling(backend: str, small: bool) -> Work:
+    """Label maps to planes."""
+    kernels, layers = kernel_backend(backend), label_maps(small)
+    plane_of = np.arange(65536, dtype=np.int32) % 40
+    plane_of[0] = -1
+    planes = np.zeros((len(layers), layers[0].shape[0] * -(-layers[0].shape[1] // 64), 40), np.uint64)
+
+    def fill() -> list[np.ndarray]:
+        for layer, own in zip(layers, planes, strict=True):
+            kernels.fill_planes(layer, plane_of, own)
+        return [planes]
+
+    return fill, len(layers), "label map"
+
+
+def numbering(backend: str, small: bool) -> Work:
+    """Pixels of each label number."""
+    kernels, layers, total = kernel_backend(backend), label_maps(small), np.zeros(65536, np.int64)
+
+    def number() -> list[np.ndarray]:
+        for layer in layers:
+            kernels.count_numbers(layer, total)
+        return [total]
+
+    return number, len(layers), "label map"
+
+
+def batches(kind: str, dtype: type, small: bool) -> list[np.ndarray]:
+    """(B, K, n) each"""
+    n_images = 2 * BATCH if small else N_IMAGES
+    values = stream(kind)[:n_images].astype(dtype).reshape(n_images, N_UNITS, -1)
+    return np.split(values, n_images // BATCH)
+
+
+def streaming(make: type, kind: str, dtype: type, backend: str, small: bool) -> Work:
+    """The upper tail of a stream, from its beginning."""
+    blocks = batches(kind, dtype, small)
+    size = sum(block.size for block in blocks)
+    capacity = tail_rank(TAIL, size // N_UNITS) + 1
+
+    def update() -> list[np.ndarray]:
+        tail = make(N_UNITS, capacity, dtype, backend)
+        for block in blocks:
+            tail.update(block)
+        return [tail.counts, tail.extremes, *tail.tail_keys(np.full(N_UNITS, capacity - 1))]
+
+    return update, size, "value"
+
+
+def refining(kind: str, backend: str, small: bool) -> Work:
+    """Lower halves of the keys in each unit's bin of the threshold."""
+    kernels, blocks = kernel_backend(backend), batches(kind, np.float32, small)
+    values = np.sort(np.concatenate(blocks).swapaxes(0, 1).reshape(N_UNITS, -1), axis=1)
+    rank = values.shape[1] - 1 - tail_rank(TAIL, values.shape[1])
+    wanted = values[:, rank].view(np.int32) >> 16
+    low = np.zeros((N_UNITS, 65536), np.uint32)
+
+    def refine() -> list[np.ndarray]:
+        for block in blocks:
+            kernels.refine(block.view(np.uint32), 0, wanted, low)
+        return [low]
+
+    return refine, values.size, "value"
+
+
+WORK: dict[str, Callable[[str, bool], Work]] = {}
+for case in CASES:
+    WORK[f"count_maps float16, {case}"] = functools.partial(counting, case, np.float16)
+    WORK[f"count_maps float32, {case}"] = functools.partial(counting, case, np.float32)
+    WORK[f"mask_maps, {case}"] = functools.partial(masking, case)
+    WORK[f"count_masks, {case}"] = functools.partial(counting_masks, case)
+WORK |= {"fill_planes": filling, "count_numbers": numbering}
+for kind in ("relu", "signed"):
+    WORK[f"update_bins float16, {kind}"] = functools.partial(streaming, BinnedTail, kind, np.float16)
+    WORK[f"update_bins float32, {kind}"] = functools.partial(streaming, BinnedTail, kind, np.float32)
+    WORK[f"update_buffer, {kind}"] = functools.partial(streaming, BufferedTail, kind, np.float32)
+    WORK[f"refine, {kind}"] = functools.partial(refining, kind)
+
+
+@functools.cache
+def results(name, backend, small):
+    """Of the first time; copies, for counters go on."""
+    return [array.copy() for array in WORK[name](backend, small)[0]()]
+
+
+@pytest.mark.benchmark(min_rounds=5, max_time=0.2, warmup=False)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", WORK)
+def test_kernel(benchmark, name, backend):
+    """A part equals the definition, and the whole is the same on all backends."""
+    if backend not in available_backends():
+        pytest.skip(f"{backend} is not installed")
+    for small, other in ((True, "reference"), (False, available_backends()[0])):
+        for found, expected in zip(results(name, backend, small), results(name, other, small), strict=True):
+            assert_array_equal(found, expected)
+        assert any(array.any() for array in results(name, other, small))
+    work, n, unit = WORK[name](backend, False)
+    benchmark.group = name
+    benchmark(work)
+    benchmark.extra_info.update(contender=backend, n=n, unit=unit, note="")
