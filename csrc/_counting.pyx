@@ -21,11 +21,6 @@ cdef extern from "count.h" nogil:
         float *rows[2]
         int32_t *left
         int32_t *right
-    ctypedef struct sd_extent:
-        int32_t y_begin
-        int32_t y_end
-        int32_t word_begin
-        int32_t word_end
     ctypedef struct sd_image_labels:
         const uint64_t *planes
         const int32_t *plane_row
@@ -44,8 +39,8 @@ cdef extern from "count.h" nogil:
     void sd_count_image_float(const float *, int64_t, int64_t, int64_t, const float *, const int32_t *, int,
                               const sd_axis *, const sd_axis *, const sd_image_labels *, const sd_scratch *,
                               uint64_t *, int64_t *, int64_t *, int64_t *, int64_t *)
-    int64_t sd_count_words(const uint64_t *, int, sd_extent, const sd_image_labels *, int64_t *)
-    void sd_add_counts(const sd_image_labels *, const int64_t *, int64_t, int64_t, int64_t, int64_t *, int64_t *)
+    void sd_count_image_masks(const uint64_t *, int64_t, int, int, const sd_image_labels *, int64_t *, int64_t *,
+                              int64_t *)
     bint SD_HAS_CLONES
     const char *SD_COMPILER
 
@@ -201,19 +196,14 @@ def count_masks(
     int64_t[:, ::1] chance,                 # (C, K), added to
 ):
     cdef sd_image_labels image
-    cdef sd_extent extent
-    cdef Py_ssize_t i, k
+    cdef Py_ssize_t i
     cdef int words = <int> (masks.shape[2] // n_rows)
-    cdef int64_t area
     cdef int64_t *count = <int64_t *> calloc(most_planes + 1, sizeof(int64_t))
     if not count:
         raise MemoryError
-    extent.y_begin, extent.y_end, extent.word_begin, extent.word_end = 0, n_rows, 0, words
     with nogil:
         for i in range(masks.shape[0]):
             image = labels.image(i)
-            for k in range(masks.shape[1]):
-                area = sd_count_words(&masks[i, k, 0], words, extent, &image, count)
-                if area:
-                    sd_add_counts(&image, count, area, masks.shape[1], k, &counters[0, 0], &chance[0, 0])
+            sd_count_image_masks(&masks[i, 0, 0], masks.shape[1], n_rows, words, &image, count, &counters[0, 0],
+                                 &chance[0, 0])
     free(count)

@@ -103,6 +103,18 @@ SD_CLONED static void sd_count_image_float(const float *maps, int64_t unit_begin
                    scratch, bits, count, counters, chance, active);
 }
 
+/* masks: (n_units, n_rows * words) of one image. */
+SD_CLONED static void sd_count_image_masks(const uint64_t *masks, int64_t n_units, int n_rows, int words,
+                                           const sd_image_labels *labels, int64_t *count, int64_t *counters,
+                                           int64_t *chance)
+{
+    const sd_extent extent = {0, n_rows, 0, words};
+    for (int64_t k = 0; k < n_units; k++) {
+        const int64_t area = sd_count_words(masks + k * n_rows * words, words, extent, labels, count);
+        if (area) sd_add_counts(labels, count, area, n_units, k, counters, chance);
+    }
+}
+
 SD_CLONED static void sd_mask_one(const float *map, float threshold, int32_t key, int or_equal, const sd_axis *rows,
                                   const sd_axis *columns, const sd_scratch *scratch, uint64_t *bits)
 {
