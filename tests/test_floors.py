@@ -12,7 +12,7 @@ import streamdissect
 PACKAGE = Path(streamdissect.__file__).parent
 FLOORS = [
     {"errors", "tally", "atomic", "richtext"},
-    {"options"},
+    {"callables", "options"},
     {"kernels"},
     {"quantile"},
     {"measure"},

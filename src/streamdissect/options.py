@@ -111,6 +111,8 @@ class ExtractOptions(CommonOptions):
     grid: tuple[int, int] | None = None
     allow_nonfinite: bool = False
     max_disk: int | None = None
+    trust_model: bool = False
+    """Whether an exported program (.pt2) may be read, which can run code."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

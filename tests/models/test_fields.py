@@ -66,7 +66,7 @@ def axis(offset, size, step):
 def both(module, names, shape):
     """Field maps by trace, after checking that the probe finds the same."""
     refs = resolve_layers(module, names)
-    traced, probed = trace_fields(module, refs, shape), probe_fields(module, refs, shape)
+    traced, probed = trace_fields(module, refs, shape), probe_fields(module, refs, shape, "nchw")
     assert {name: str(one) for name, one in traced.items()} == {name: str(one) for name, one in probed.items()}
     assert {one.source for one in traced.values()} <= {"trace"}
     assert {one.source for one in probed.values()} <= {"probe"}
@@ -151,6 +151,12 @@ def stacks(draw):
 def test_trace_equals_probe_on_random_stacks(net, rows, columns):
     last = str(len(net) - 1)
     assert list(both(net, [last], (rows, columns))) == [last]
+
+
+def test_a_dilated_kernel_looks_past_a_single_cell():
+    """A narrow image, as the probe likes it, has one cell across here, which only padding reaches."""
+    net = nn.Sequential(conv(1, 2, cin=3), conv(2, 3), conv(2, padding="same", dilation=2), nn.ReLU())
+    assert str(both(net, ["3"], (64, 64))["3"]) == "(-6,15,6)"
 
 
 def test_probe_and_trace_leave_the_network_alone():

@@ -130,8 +130,10 @@ def test_hash_sees_keys_types_shapes_and_bytes():
         ("nets:Net?3", ["?key=value", "'3'"]),
         ("faulty:Net", ["not_installed_anywhere", "install"]),
         ("faulty.py:Net", ["not_installed_anywhere", "correct the file"]),
-        ("net.pt2", ["not supported in this version", "name the callable"]),
-        ("net.ts", ["not supported in this version"]),
+        ("nett.pt2", ["a file", "nearest is 'nets.py'"]),
+        ("net.onnx?a=1", ["'net.onnx' alone", "only callables"]),
+        ("shipped?width=3", ["'shipped' alone", "only callables"]),
+        (":Net", ["package.module:callable", "colon"]),
     ],
 )
 def test_what_cannot_be_loaded(folder, spec, parts):
@@ -143,7 +145,7 @@ def test_what_cannot_be_loaded(folder, spec, parts):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_torchscript_is_refused(folder):
-    assert "TorchScript is not supported" in refusal("nets:scripted")
+    assert "TorchScript takes no hooks" in refusal("nets:scripted")
 
 
 @pytest.mark.parametrize("package", ["torchvision", "timm"])
@@ -157,6 +159,53 @@ def test_a_zoo_that_does_not_import_says_why(package, monkeypatch):
     line = refusal(f"{package}:resnet18")
     assert "RuntimeError: operator torchvision::nms does not exist" in line
     assert f"install a {package}" in line
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """`zoo(package, **files)`: a package on disk, first on Python's path and forgotten afterwards."""
+    import sys
+
+    made = []
+
+    def make(package, **files):
+        (tmp_path / package).mkdir()
+        for name, text in files.items():
+            (tmp_path / package / f"{name}.py").write_text(text)
+        made.append(package)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield make
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in made:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('no operator nms')", "ImportError('no libjpeg')", "KeyError('x')"])
+@pytest.mark.parametrize("package", ["torchvision", "timm"])
+def test_an_installed_zoo_that_fails_to_import_is_one_line(package, error, zoo):
+    zoo(package, __init__=f"raise {error}\n")
+    line = refusal(f"{package}:resnet18")
+    assert error.partition("(")[0] in line and f"install a {package} that fits PyTorch {torch.__version__}" in line
+
+
+def test_an_installed_zoo_is_asked_for_an_untrained_network(zoo):
+    function = """\
+import torch
+def {name}(name, {weights}, num_classes=10):
+    if name != "tiny":
+        raise ValueError(f"Unknown model {{name}}")
+    assert not {weights}
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, num_classes))
+"""
+    zoo("torchvision", __init__="", models=function.format(name="get_model", weights="weights"))
+    zoo("timm", __init__=function.format(name="create_model", weights="pretrained"))
+    for package in ("torchvision", "timm"):
+        loaded = load_model(f"{package}:tiny?num_classes=7")
+        assert loaded.spec == f"{package}:tiny?num_classes=7"
+        assert loaded.module(torch.zeros(1, 3, 2, 2)).shape == (1, 7)
+        assert "Unknown model huge" in refusal(f"{package}:huge")
 
 
 def test_a_zoo_that_imports(monkeypatch):

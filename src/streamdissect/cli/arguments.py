@@ -38,7 +38,7 @@ from ..options import (
     parse_tails,
 )
 
-COMMANDS = ("extract", "score", "merge", "info", "verify", "layers", "synth", "demo", "clean")
+COMMANDS = ("extract", "score", "merge", "info", "verify", "layers", "pack", "synth", "demo", "clean")
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,24 @@ SHARD = Option(
     "--shard", "i/n: do every n-th shard from i; array: as the Slurm array says; none", parse_shard, metavar="I/N"
 )
 MODEL = (
-    Option("--model", "package.module:callable or path/file.py:callable, with ?key=value", metavar="MODEL"),
+    Option("--model", "package.module:callable or path/file.py:callable, with ?key=value; FILE.pt2", metavar="MODEL"),
     Option("--weights", "checkpoint (.safetensors, .pt, .pth), or random", metavar="FILE"),
+    Option("--trust-model", "read an exported program (.pt2), which can run code", words=0),
 )
-DATA = Option("--data", "a Broden directory, or synth", metavar="DATA")
+DATA = Option("--data", "a Broden directory, a folder with images/, a packed .h5 file, or synth", metavar="DATA")
+LABELS = Option(
+    "--labels",
+    "what labels the images, beside their own labels: colors, package.module:callable or path/file.py:callable, with "
+    "?key=value; several by commas or repeated; none",
+    metavar="LABELS",
+    words=-1,
+)
 INPUT_SIZE = Option("--input-size", "rows and columns the network sees", lambda t: parse_size(t, "--input-size"),
                     metavar=("H", "W"), words=2)  # fmt: skip
 EXTRACT = (
     *MODEL,
     DATA,
+    LABELS,
     Option("--layers", "names or globs, by commas or repeated", metavar="NAME", words=-1),
     Option("--out", "the run [./run]", metavar="RUN"),
     Option("--split", "images of this split only", metavar="NAME"),
@@ -135,6 +144,7 @@ EXTRACT = (
 )
 SCORE = (
     DATA,
+    LABELS,
     Option(
         "--tail",
         "an extracted tail, a smaller one, or any with one more pass",

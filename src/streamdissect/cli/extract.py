@@ -12,7 +12,7 @@ from ..errors import BadInput
 from . import arguments, output
 
 OPTIONS = (*arguments.EXTRACT, *arguments.RESOURCES, *arguments.COMMON)
-WHAT = ("model", "weights", "data", "layers", "out")
+WHAT = ("model", "weights", "data", "layers", "out", "labels")
 NAMES = {"tail": "tails"}
 
 
@@ -42,7 +42,8 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..stages.upkeep import info
 
     options = ExtractOptions(**how)
-    if what.get("model", SHIPPED_MODEL) != SHIPPED_MODEL and "weights" not in what:
+    model = what.get("model", SHIPPED_MODEL)
+    if model != SHIPPED_MODEL and not model.endswith(".pt2") and "weights" not in what:
         output.note("extract: no --weights: the network is as its callable returns it, perhaps untrained")
     if "model" not in what:
         output.note(

@@ -20,7 +20,13 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         raise BadInput("--model", "nothing", "a model", "give --model package.module:callable, or --model shipped")
     from ..stages.listing import layers
 
-    rows = layers(values["model"], values.get("weights"), values.get("data"), values.get("input_size"))
+    rows = layers(
+        values["model"],
+        values.get("weights"),
+        values.get("data"),
+        values.get("input_size"),
+        values.get("trust_model", False),
+    )
     if values.get("json"):
         output.show_json({"layers": rows})
         return 0

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
-from math import isqrt
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..errors import BadInput
 from .layers import LayerRef
-
-LAYOUT_REMEDY = "say where its units and cells are with --layout, --grid and --prefix-tokens"
+from .layouts import choose_layout, tensor_of, to_maps
+from .programs import check_images, fixed_shape
+from .tracing import trace_layers
+from .wrappers import eagerly
 
 
 class ActivationHooks:
@@ -26,7 +27,8 @@ class ActivationHooks:
     module : nn.Module
     refs : sequence of LayerRef
     layout : str
-        `auto`, `nchw`, `nhwc` or `tokens`; see `to_maps`.
+        `auto`, `nchw`, `nhwc` or `tokens`; see `to_maps`. Unless it is `nchw` or `nhwc`, the order of four dimensions
+        is found for each layer by itself: by the trace, else by the proportions of the input, see `choose_layout`.
     prefix_tokens : int, optional
         Tokens before those of the grid, such as a class token.
     grid : (h, w), optional
@@ -35,6 +37,7 @@ class ActivationHooks:
     Notes
     -----
     A tensor is copied inside the hook, because a later in-place operation writes into the original (methods 1.5).
+    Compiled parts run eagerly meanwhile, because compiled code may pass hooks by.
     """
 
     def __init__(
@@ -47,34 +50,43 @@ class ActivationHooks:
     ) -> None:
         self._module, self._refs = module, tuple(refs)
         self._layout, self._prefix_tokens, self._grid = layout, prefix_tokens, grid
+        self._layouts: dict[str, str] = {}
+        """Of layers with four dimensions, once they are known."""
+        self._images_first: set[str] = set()
+        """Layers of tokens whose first axis has been seen to be the batch."""
+        self._input_shape: tuple[int, ...] | None = None
+        """Of the last batch of images (B, C, rows, columns), where the network was given one."""
         self._found: dict[str, Tensor] = {}
         self._calls: dict[str, int] = {}
-        self._handles: list[RemovableHandle] = []
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self.clear()
-        # A pass that nobody asked for, such as a probe of this network, must not add to the next one.
-        self._handles.append(self._module.register_forward_pre_hook(lambda *_: self.clear()))
+        self._stack.enter_context(eagerly())
+        handles = [self._module.register_forward_pre_hook(self._start, with_kwargs=True)]
         for ref in self._refs:
             part = self._module.get_submodule(ref.module_name)
             if ref.tensor == "input":
-                handle = part.register_forward_pre_hook(partial(self._take_input, ref))
+                handles.append(part.register_forward_pre_hook(partial(self._take_input, ref), with_kwargs=True))
             else:
-                handle = part.register_forward_hook(partial(self._take_output, ref))
-            self._handles.append(handle)
+                handles.append(part.register_forward_hook(partial(self._take_output, ref)))
+        for handle in handles:
+            self._stack.callback(handle.remove)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._stack.close()
         self.clear()
 
     def clear(self) -> None:
         """Forget what was recorded."""
         self._found, self._calls = {}, {}
+
+    def unsettled(self) -> bool:
+        """Whether the last pass leaves open which axis of a layer is the batch; one of another size would tell."""
+        return any(self._is_either(name, tensor) for name, tensor in self._found.items())
 
     def take(self) -> dict[str, Tensor]:
         """Name -> (B, K, h, w) of the forward pass since the last call; detached copies.
@@ -82,13 +94,36 @@ class ActivationHooks:
         Raises
         ------
         BadInput
-            A layer did not run, ran several times, or its output is no map of units.
+            A layer did not run, ran several times, or its output is no map of units, or may be read in two ways.
         """
-        found, calls = self._found, self._calls
+        found, calls, shape = self._found, self._calls, self._input_shape
         self.clear()
-        return {ref.name: self._checked(ref, found, calls.get(ref.name, 0)) for ref in self._refs}
+        tensors = {ref.name: self._checked(ref, found, calls.get(ref.name, 0)) for ref in self._refs}
+        size = None if shape is None else (shape[2], shape[3])
+        if size is not None and self._layout not in ("nchw", "nhwc"):
+            self._find_layouts({name: tensor for name, tensor in tensors.items() if tensor.ndim == 4}, size)
+        return {
+            name: to_maps(tensor, name, self._layouts.get(name, self._layout), self._prefix_tokens, self._grid, size)
+            for name, tensor in tensors.items()
+        }
+
+    def _find_layouts(self, tensors: Mapping[str, Tensor], size: tuple[int, int]) -> None:
+        """Where the units of layers with four dimensions are, of those for which that is not known yet."""
+        refs = [ref for ref in self._refs if ref.name in tensors and ref.name not in self._layouts]
+        if refs:
+            traced = trace_layers(self._module, refs, size)
+            self.clear()  # the trace ran the network
+            for ref in refs:
+                layer = traced.get(ref.name)
+                shape = tuple(tensors[ref.name].shape)
+                self._layouts[ref.name] = choose_layout(shape, size, layer.layout if layer else None)
+
+    def _is_either(self, name: str, tensor: Tensor) -> bool:
+        """Whether a layer has as many tokens as there are images, so that the batch may be either axis."""
+        return tensor.ndim == 3 and tensor.shape[0] == tensor.shape[1] > 1 and name not in self._images_first
 
     def _checked(self, ref: LayerRef, found: dict[str, Tensor], calls: int) -> Tensor:
+        """The layer's tensor, if it is there and holds one item for each image."""
         if ref.call is None and calls > 1:
             remedy = f"choose one of them: {call_name(ref, 0)} ... {call_name(ref, calls - 1)}"
             raise BadInput("layers", f"{ref.name!r}, called {calls} times", "one call per forward pass", remedy)
@@ -98,10 +133,28 @@ class ActivationHooks:
                 raise BadInput("layers", repr(ref.name), "a call that happens", remedy)
             remedy = "it was never called; choose another: streamdissect layers --model ..."
             raise BadInput("layers", repr(ref.name), "a module that runs in a forward pass", remedy)
-        return to_maps(found[ref.name], ref.name, self._layout, self._prefix_tokens, self._grid)
+        tensor = found[ref.name]
+        if self._input_shape is None:
+            return tensor
+        n_images = self._input_shape[0]
+        if tensor.ndim < 2 or tensor.shape[0] != n_images:
+            got = f"a tensor {tuple(tensor.shape)} from {n_images} images"
+            remedy = "choose a module whose output has the images along its first axis"
+            raise BadInput(f"layer {ref.name}", got, f"({n_images}, ...)", remedy)
+        if self._is_either(ref.name, tensor):
+            got = f"a tensor {tuple(tensor.shape)}, of which either axis may be the images"
+            raise BadInput(f"layer {ref.name}", got, "(images, tokens, units)", "give another --batch-size")
+        self._images_first.add(ref.name)
+        return tensor
 
-    def _take_input(self, ref: LayerRef, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        tensors = [value for value in inputs if isinstance(value, Tensor)]
+    def _start(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        # A pass that nobody asked for, such as a probe of this network, must not add to the next one.
+        self.clear()
+        images = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor) and value.ndim == 4]
+        self._input_shape = tuple(images[0].shape) if images else None
+
+    def _take_input(self, ref: LayerRef, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor)]
         self._keep(ref, tensors[0] if tensors else inputs)
 
     def _take_output(self, ref: LayerRef, module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
@@ -120,6 +173,7 @@ def run_model(module: nn.Module, batch: Tensor) -> None:
 
     Running out of memory goes through as it is.
     """
+    check_images(module, tuple(batch.shape))
     try:
         module(batch)
     except (torch.OutOfMemoryError, MemoryError, BadInput):
@@ -127,59 +181,23 @@ def run_model(module: nn.Module, batch: Tensor) -> None:
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         size = f"{batch.shape[2]}x{batch.shape[3]}"
-        remedy = "give the size it was made for with --input-size H W, or check the model"
-        raise BadInput("model", f"{reason} on images of {size}", "a forward pass", remedy) from error
+        raise BadInput("model", f"{reason} on images of {size}", "a forward pass", advice(module, error)) from error
+
+
+def advice(module: nn.Module, error: Exception) -> str:
+    """What may help where a network fails."""
+    kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()}
+    if kinds - {"float32"}:
+        found = " and ".join(sorted(kinds))
+        return f"its weights are {found}: build or export it as model.float(); for speed there is --amp"
+    if isinstance(error, (TypeError, KeyError, AttributeError)):
+        return "it is called with one batch of images (B, 3, H, W): wrap it in a module whose forward takes just that"
+    if fixed_shape(module) is not None:
+        return "give images that the exported program takes (--input-size H W), or export it anew with dynamic shapes"
+    return "give the size it was made for with --input-size H W, or check that it takes images (B, 3, H, W)"
 
 
 def call_name(ref: LayerRef, call: int) -> str:
     """The name of one call of a layer."""
     name, colon, tensor = ref.name.partition(":")
     return f"{name}#{call}{colon}{tensor}"
-
-
-def tensor_of(value: object, layer: str) -> Tensor:
-    """The tensor a module takes or returns: itself, or the first of a tuple, list or dict."""
-    first = value
-    if isinstance(value, Mapping):
-        first = next(iter(value.values()), None)
-    elif isinstance(value, (tuple, list)):
-        first = value[0] if value else None
-    if not isinstance(first, Tensor):
-        kind = type(value).__name__
-        raise BadInput(f"layer {layer}", f"a {kind}", "a tensor, or a tensor first", "choose a module inside it")
-    return first
-
-
-def to_maps(
-    tensor: Tensor,
-    layer: str,
-    layout: str = "auto",
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
-) -> Tensor:
-    """(B, K, h, w) from a layer's tensor (methods 1.4), a view where that is possible.
-
-    Parameters
-    ----------
-    tensor : (B, K, h, w), (B, K), (B, tokens, K), or (B, h, w, K) with layout `nhwc`
-    layer : str
-        For messages.
-    layout, prefix_tokens, grid
-        See `ActivationHooks`. Tokens are in row-major order; without `grid` their number must be a square.
-    """
-    shape = tuple(tensor.shape)
-    if tensor.ndim == 2:
-        return tensor[:, :, None, None]
-    if tensor.ndim == 4:
-        return tensor.permute(0, 3, 1, 2) if layout == "nhwc" else tensor
-    if tensor.ndim != 3 or layout in ("nchw", "nhwc"):
-        expected = "(B, units, h, w), (B, units) or (B, tokens, units)"
-        raise BadInput(f"layer {layer}", f"a tensor {shape} with layout {layout}", expected, LAYOUT_REMEDY)
-    prefix = prefix_tokens or 0
-    n_tokens = shape[1] - prefix
-    rows, columns = grid or (isqrt(max(n_tokens, 0)),) * 2
-    if rows * columns != n_tokens or n_tokens < 1:
-        expected = f"{rows} x {columns} tokens of the grid" if grid else "a square number of tokens"
-        got = f"{shape[1]} tokens" + (f", {n_tokens} without {prefix} before them" if prefix else "")
-        raise BadInput(f"layer {layer}", got, expected, LAYOUT_REMEDY)
-    return tensor[:, prefix:].transpose(1, 2).reshape(shape[0], shape[2], rows, columns)

@@ -9,10 +9,11 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
+import torch
 from torch import nn
 
 from ..errors import BadInput
-from .weights import PREFIXES
+from .wrappers import bare_name, prefix_of, refuse_data_parallel
 
 TensorKind = Literal["output", "relu", "input"]
 SUFFIXES = re.compile(r"(?::(?P<tensor>relu|input)|#(?P<call>\d+))$")
@@ -43,23 +44,15 @@ def list_layers(module: nn.Module) -> list[str]:
 
 def names_of(module: nn.Module, each_alias: bool = False) -> dict[str, str]:
     """Name as the user sees it -> name for `get_submodule`; a module that stands in two places has `each_alias`."""
-    actual = [name for name, _ in module.named_modules(remove_duplicate=not each_alias) if name]
-    skip = 0
-    for prefix in wrappers_of(module):
-        skip += len(prefix)
-    return {name[skip:]: name for name in actual if len(name) > skip}
-
-
-def wrappers_of(module: nn.Module) -> list[str]:
-    """The prefixes of the wrappers around a network: DistributedDataParallel, torch.compile."""
-    found: list[str] = []
-    while True:
-        children = dict(module.named_children())
-        name = next(iter(children), "") + "."
-        if len(children) != 1 or name not in PREFIXES:
-            return found
-        found.append(name)
-        module = children[name[:-1]]
+    prefix = prefix_of(module)
+    found: dict[str, str] = {}
+    for name, part in module.named_modules(remove_duplicate=not each_alias):
+        # A wrapper stands for what it wraps; TorchScript takes no hooks.
+        if not name or f"{name}." == prefix[: len(name) + 1] or isinstance(part, torch.jit.ScriptModule):
+            continue
+        if bare := bare_name(name, prefix):
+            found[bare] = name
+    return found
 
 
 def resolve_layers(module: nn.Module, patterns: Sequence[str]) -> list[LayerRef]:
@@ -81,12 +74,13 @@ def resolve_layers(module: nn.Module, patterns: Sequence[str]) -> list[LayerRef]
     Raises
     ------
     BadInput
-        There is no pattern, or one matches nothing.
+        There is no pattern, one matches nothing, or the network is a DataParallel.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
     >>> [ref.name for ref in resolve_layers(net, ["1:relu", "*"])]
     ['1:relu', '0', '1']
     """
+    refuse_data_parallel(module)
     if not patterns:
         raise BadInput("layers", "none", "at least one module of this model", REMEDY)
     found: dict[str, LayerRef] = {}
@@ -115,17 +109,23 @@ def resolve(module: nn.Module, pattern: str) -> list[LayerRef]:
 def matching(module: nn.Module, text: str, pattern: str) -> dict[str, str]:
     """The modules that a name or glob without suffixes stands for."""
     exact, listed = names_of(module, each_alias=True), names_of(module)
-    bare = text
+    bare = bare_name(text)
     while True:
         if bare in exact:
             return {bare: exact[bare]}
         chosen = {name: actual for name, actual in listed.items() if fnmatchcase(name, bare)}
         if chosen:
             return chosen
-        prefix = next((prefix for prefix in PREFIXES if bare.startswith(prefix)), None)
-        if prefix is None:
+        if not bare.startswith("module."):
             break
-        bare = bare.removeprefix(prefix)
+        bare = bare.removeprefix("module.")
+    if not exact:
+        remedy = "wrap it: torch.nn.Sequential(model) has one layer, '0'"
+        raise BadInput("layers", repr(pattern), "a model with modules inside", remedy)
+    scripted = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    if bare in {bare_name(name, prefix_of(module)) for name in scripted}:
+        remedy = "put in the module it was made from, or choose another"
+        raise BadInput("layers", f"{pattern!r}, which is TorchScript", "a module that takes hooks", remedy)
     near = get_close_matches(bare, listed, 3, 0.5)
     hint = f"nearest {'is' if len(near) == 1 else 'are'} {', '.join(map(repr, near))}; " if near else ""
     raise BadInput("layers", repr(pattern), "a module of this model", hint + REMEDY)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from ..errors import BadInput
 from ..measure.fieldmap import AxisField, FieldMap
-from .hooks import tensor_of, to_maps
 from .layers import LayerRef
+from .layouts import choose_layout, tensor_of, to_maps
 from .quiet import blank_images, evaluating, native_kernels
 from .reaching import NanReach
 from .tracing import trace_fields
+from .wrappers import unwrapped
 
 Bools = NDArray[np.bool_]
 Edge = tuple[bool, int]
@@ -55,7 +56,7 @@ def field_maps(
     module, refs, input_shape
         See `trace_fields`.
     layout : str
-        Of layers with four dimensions, for the probe: `nhwc`, else channels first.
+        Of layers with four dimensions, for the probe: `nchw`, `nhwc`, else as their shapes tell.
 
     >>> from .shipped import scenes_net
     >>> str(field_maps(scenes_net(), [LayerRef("relu5", "relu5")], (112, 112))["relu5"])
@@ -95,9 +96,10 @@ def probe_fields(
     '(-1,3,2)'
     """
     with evaluating(module), native_kernels():
-        own = reach(module, refs, layout, blank_images(module, 1, input_shape), None)
+        layouts = dict.fromkeys((ref.name for ref in refs), layout) if layout in ("nchw", "nhwc") else {}
+        own = reach(module, refs, layouts, blank_images(module, 1, input_shape), None)
         refs = [ref for ref in refs if ref.name in own]
-        rows, columns = (AxisProbe(module, refs, input_shape, axis, layout).fit() for axis in (0, 1))
+        rows, columns = (AxisProbe(module, refs, input_shape, axis, layouts).fit() for axis in (0, 1))
     fields: dict[str, FieldMap] = {}
     for name in (ref.name for ref in refs if ref.name in rows and ref.name in columns):
         whole = [tiling(n, g) for n, g in zip(input_shape, own[name].shape, strict=True)]
@@ -117,12 +119,14 @@ class Finished(Exception):
 
 
 def reach(
-    module: nn.Module, refs: Sequence[LayerRef], layout: str, images: Tensor, axis: int | None
+    module: nn.Module, refs: Sequence[LayerRef], layouts: dict[str, str], images: Tensor, axis: int | None
 ) -> dict[str, Bools]:
     """Name -> which cells see NaN, of the layers that run and are maps; the network stops when all have run.
 
-    (B, cells) along one axis, 0 or 1; without one, (h, w) for the first image.
+    (B, cells) along one axis, 0 or 1; without one, (h, w) for the first image. `layouts` gains those of layers that
+    it lacks.
     """
+    size = images.shape[2], images.shape[3]
     found: dict[str, Bools] = {}
     calls = {ref.name: 0 for ref in refs}
 
@@ -131,7 +135,10 @@ def reach(
         calls[ref.name] += 1
         if call == (ref.call or 0):
             try:
-                maps = to_maps(tensor_of(value, ref.name), ref.name, "nhwc" if layout == "nhwc" else "nchw")
+                tensor = tensor_of(value, ref.name)
+                if tensor.ndim == 4:
+                    layouts.setdefault(ref.name, choose_layout(tuple(tensor.shape), size))
+                maps = to_maps(tensor, ref.name, layouts.get(ref.name, "nchw"))
             except BadInput:
                 maps = None
             if maps is not None:
@@ -150,7 +157,7 @@ def reach(
             stack.callback(handle.remove)
         try:
             with NanReach():  # type: ignore[no-untyped-call]
-                module(images)
+                unwrapped(module)(images)
         except Exception:  # Finished; or this size does not suit the network, with an error of any kind
             return found
     return found
@@ -229,16 +236,23 @@ class AxisProbe:
 
     Parameters
     ----------
-    module, refs, input_shape, layout
+    module, refs, input_shape
         See `probe_fields`.
     axis : int
         0: rows, 1: columns.
+    layouts : dict
+        Name -> `nchw` or `nhwc`.
     """
 
     def __init__(
-        self, module: nn.Module, refs: Sequence[LayerRef], input_shape: tuple[int, int], axis: int, layout: str
+        self,
+        module: nn.Module,
+        refs: Sequence[LayerRef],
+        input_shape: tuple[int, int],
+        axis: int,
+        layouts: dict[str, str],
     ) -> None:
-        self._module, self._refs, self._axis, self._layout = module, list(refs), axis, layout
+        self._module, self._refs, self._axis, self._layouts = module, list(refs), axis, layouts
         self._n, across = input_shape[axis], input_shape[1 - axis]
         # The run's own size comes last: the network certainly takes it.
         self._across = [*(n for n in NARROW if n < across), across]
@@ -280,7 +294,9 @@ class AxisProbe:
         ends: list[Edge] = [(False, n), (False, 0), (False, 1), (True, n - 1)]
         while True:
             seen = self._run(n, refs, ends)
-            if len(seen) == len(refs) or len(self._across) == 1:
+            # Where few cells lie across, those of a dilated kernel may look past all of them, into the padding.
+            n_reached = sum(bool(cells[False, n].any()) for cells in seen.values())
+            if n_reached == len(refs) or len(self._across) == 1:
                 break
             self._across.pop(0)
         reached = {
@@ -307,6 +323,6 @@ class AxisProbe:
             images = blank_images(self._module, len(batch), size)
             for image, (is_end, j) in zip(images, batch, strict=True):
                 image.narrow(1 + self._axis, j if is_end else 0, n - j if is_end else j).fill_(torch.nan)
-            for name, cells in reach(self._module, refs, self._layout, images, self._axis).items():
+            for name, cells in reach(self._module, refs, self._layouts, images, self._axis).items():
                 seen.setdefault(name, {}).update(zip(batch, cells, strict=True))
         return seen

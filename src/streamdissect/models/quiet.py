@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
+
+from .wrappers import eagerly
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every part is in its mode again, and so is the generator."""
     before = [(part, part.training) for part in module.modules()]
-    module.eval()
+    put_into_evaluation(module)
     try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]), eagerly():
             yield
     finally:
         for part, training in before:
             part.training = training
+
+
+def put_into_evaluation(module: nn.Module) -> None:
+    """Every part into evaluation mode. An exported program has its mode for good, and may say so by an error."""
+    with suppress(NotImplementedError):
+        module.eval()
 
 
 def blank_images(module: nn.Module, n: int, size: tuple[int, int]) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,16 +20,27 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import BadInput
 from ..measure.fieldmap import AxisField, FieldMap
-from .hooks import tensor_of
 from .layers import LayerRef
+from .layouts import UNCLEAR, tensor_of
+from .programs import fixed_batch
 from .quiet import blank_images, evaluating
 from .rules import RULES, Axis, Operand, Track, merge
+from .wrappers import unwrapped
 
 FRESH = (
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
     *("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided"),
 )
 """Operations whose result does not depend on the values of their input."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What the trace knows about one layer's tensor."""
+
+    field: FieldMap | None
+    layout: str | None
+    """`nchw`, `nhwc`, or `unclear` where rows and columns lie in another order; None: no such axes."""
 
 
 def trace_fields(module: nn.Module, refs: Sequence[LayerRef], input_shape: tuple[int, int]) -> dict[str, FieldMap]:
@@ -51,8 +63,14 @@ def trace_fields(module: nn.Module, refs: Sequence[LayerRef], input_shape: tuple
     >>> str(trace_fields(net, [LayerRef("1", "1")], (224, 224))["1"])
     '(-1,3,2)'
     """
+    traced = trace_layers(module, refs, input_shape)
+    return {name: layer.field for name, layer in traced.items() if layer.field is not None}
+
+
+def trace_layers(module: nn.Module, refs: Sequence[LayerRef], input_shape: tuple[int, int]) -> dict[str, Traced]:
+    """What one forward pass tells about the layers that known operations lead to; parameters as for `trace_fields`."""
     follower = Follower()
-    found: dict[str, FieldMap] = {}
+    found: dict[str, Traced] = {}
     with evaluating(module), ExitStack() as stack:
         for ref in refs:
             part = module.get_submodule(ref.module_name)
@@ -62,19 +80,19 @@ def trace_fields(module: nn.Module, refs: Sequence[LayerRef], input_shape: tuple
             else:
                 handle = part.register_forward_hook(lambda _, inputs, output, note=note: note(output))
             stack.callback(handle.remove)
-        images = blank_images(module, 1, input_shape)
+        images = blank_images(module, fixed_batch(module) or 1, input_shape)
         rows, columns = (Axis(n, dim, AxisField()) for dim, n in zip((2, 3), input_shape, strict=True))
         follower.tracks[images] = Track(rows, columns)
         try:
             with follower:
-                module(images)
+                unwrapped(module)(images)
         except Exception:  # a network that cannot run says so when it is run for its activations, not here
             return {}
     return {} if follower.is_lost else found
 
 
-def take_note(follower: Follower, ref: LayerRef, found: dict[str, FieldMap], calls: list[None], value: object) -> None:
-    """Keep the field map of a tensor as it passes a hook."""
+def take_note(follower: Follower, ref: LayerRef, found: dict[str, Traced], calls: list[None], value: object) -> None:
+    """Keep the field map and the layout of a tensor as it passes a hook."""
     calls.append(None)
     if len(calls) != (ref.call or 0) + 1:
         return
@@ -85,11 +103,25 @@ def take_note(follower: Follower, ref: LayerRef, found: dict[str, FieldMap], cal
     track = follower.tracks.get(tensor)
     if track is None or tensor.ndim not in (2, 4):
         return
+    layout = layout_of(track, tensor)
     cells = [1 if axis.dim is None else tensor.shape[axis.dim] for axis in track.axes]
-    if tensor.ndim == 4 and cells[0] * cells[1] not in (tensor[0, 0].numel(), tensor[0, ..., 0].numel()):
-        return  # cells and units were mixed and laid out anew
-    is_global = any(axis.is_global for axis in track.axes)
-    found[ref.name] = FieldMap(track.rows.field, track.columns.field, "trace", is_global)
+    field = None
+    # Otherwise cells and units were mixed and laid out anew.
+    if tensor.ndim == 2 or cells[0] * cells[1] in (tensor[0, 0].numel(), tensor[0, ..., 0].numel()):
+        is_global = any(axis.is_global for axis in track.axes)
+        field = FieldMap(track.rows.field, track.columns.field, "trace", is_global)
+    found[ref.name] = Traced(field, layout)
+
+
+def layout_of(track: Track, tensor: Tensor) -> str | None:
+    """Which dimensions of four are the rows and the columns; an axis of a single cell may be anywhere."""
+    dims = track.rows.dim, track.columns.dim
+    if tensor.ndim != 4 or dims == (None, None):
+        return None
+    for layout, places in (("nchw", (2, 3)), ("nhwc", (1, 2))):
+        if all(dim in (None, place) for dim, place in zip(dims, places, strict=True)):
+            return layout
+    return UNCLEAR
 
 
 class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]

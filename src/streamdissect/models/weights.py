@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torch._C import default_generator
 
 from ..errors import BadInput
+from .wrappers import bare_keys
 
 RANDOM = "random"
 PICKLED = (".pt", ".pth", ".th", ".bin")
 WRAPPERS = ("state_dict", "model")
 """Keys under which checkpoints of training scripts keep the state dict."""
-PREFIXES = ("module.", "_orig_mod.")
-"""Put before every key by DistributedDataParallel and torch.compile."""
 N_SHOWN = 3
 
 
@@ -36,7 +35,7 @@ def load_weights(module: nn.Module, weights: str, seed: int) -> str:
         randomise(module, seed)
         return RANDOM
     path = os.path.abspath(os.path.expanduser(weights))
-    state = strip_prefixes(read_state(path), module)
+    state = with_keys_of(module, read_state(path))
     check_state(path, state, module)
     module.load_state_dict(state, strict=True)
     return path
@@ -45,14 +44,17 @@ def load_weights(module: nn.Module, weights: str, seed: int) -> str:
 def randomise(module: nn.Module, seed: int) -> None:
     """Every submodule's own initialisation, anew, in their order; the global generator stays as it is.
 
-    Parameters of submodules without `reset_parameters` keep their values.
+    Parameters of submodules without `reset_parameters` keep their values. BadInput where no submodule has any, as in
+    exported programs, so that a network as it was trained does not pass for a random one.
     """
+    resets = [reset for part in module.modules() if callable(reset := getattr(part, "reset_parameters", None))]
+    if not resets and next(module.parameters(), None) is not None:
+        got, expected = f"{RANDOM!r} for modules that cannot be initialised anew", "a file of weights"
+        raise BadInput("weights", got, expected, "as --model name the callable that builds the network")
     with torch.random.fork_rng(devices=[]):
         default_generator.manual_seed(seed)
-        for part in module.modules():
-            reset = getattr(part, "reset_parameters", None)
-            if callable(reset):
-                reset()
+        for reset in resets:
+            reset()
 
 
 def read_state(path: str) -> dict[str, Tensor]:
@@ -103,15 +105,13 @@ def is_torchscript(path: str) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def strip_prefixes(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Keys without the prefixes that wrappers gave to all of them and that the module's own keys have not."""
+def with_keys_of(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the module's own keys: prefixes of wrappers, in the file or the module, make no difference."""
     own = module.state_dict().keys()
-    while state.keys() != own:
-        shared = [prefix for prefix in PREFIXES if state and all(key.startswith(prefix) for key in state)]
-        if not shared:
-            break
-        state = {key.removeprefix(shared[0]): value for key, value in state.items()}
-    return state
+    if state.keys() == own:
+        return state
+    by_bare = bare_keys(own)
+    return {by_bare.get(bare, bare): state[key] for bare, key in bare_keys(state).items()}
 
 
 def check_state(path: str, state: dict[str, Tensor], module: nn.Module) -> None:

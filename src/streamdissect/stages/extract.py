@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..data.dataset import Dataset
+from ..data.labellers import Labels
+from ..data.labelling import base_of, label_dataset, labellers_of
 from ..data.opening import open_dataset
 from ..errors import BadInput
 from ..models import field_maps, load_model, resolve_layers
 from ..models.layers import LayerRef
 from ..models.loading import LoadedModel
+from ..models.programs import check_batches
 from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions
 from ..store.activations import ActivationStore
 from ..store.claims import Claims
@@ -63,6 +66,7 @@ def extract(
     out: str | os.PathLike[str] = RUN,
     *,
     weights: str | None = None,
+    labels: Labels | None = None,
     options: ExtractOptions | None = None,
     control: Control | None = None,
     **named: Any,
@@ -82,6 +86,8 @@ def extract(
         The run. The same call again resumes a run, or finds it finished.
     weights : str, optional
         A checkpoint file, or `random`.
+    labels : str, callable or sequence of these, optional
+        What `score` is to label the images with, beside their own labels; see `open_dataset`. It is kept in the run.
     options : ExtractOptions, optional
     control : Control, optional
         Hears of progress and is asked whether to stop.
@@ -105,13 +111,14 @@ def extract(
     Source: methods 1.4, 1.5. Batches never cross a shard, so activations do not depend on how shards are shared out.
     """
     control = control or Control()
-    work = prepare(model, data, layers, weights, replace(options or ExtractOptions(), **named))
+    work = prepare(model, data, layers, weights, replace(options or ExtractOptions(), **named), labels)
     if work.options.overwrite:
         remove_run(out, work.options.shard, control)
     else:
         refuse_other_content(out)
     run = RunDir(out) if RunDir.exists(out) else RunDir.create(out, plan_work(work, control).manifest)
     require_identity(run, work.identity)
+    require_labels(run, work.dataset)
     with torch_threads(work.options.threads):
         record_shards(run, work, control)
     return run
@@ -123,11 +130,12 @@ def plan_extract(
     layers: Sequence[str] | str = SHIPPED_LAYERS,
     *,
     weights: str | None = None,
+    labels: Labels | None = None,
     options: ExtractOptions | None = None,
     control: Control | None = None,
 ) -> Plan:
     """What `extract` would make, from a forward pass over the first images. BadInput as `extract`."""
-    return plan_work(prepare(model, data, layers, weights, options or ExtractOptions()), control or Control())
+    return plan_work(prepare(model, data, layers, weights, options or ExtractOptions(), labels), control or Control())
 
 
 @dataclass(frozen=True)
@@ -153,19 +161,21 @@ def prepare(
     layers: Sequence[str] | str,
     weights: str | None,
     options: ExtractOptions,
+    labels: Labels | None = None,
 ) -> Work:
     """Open the data and the model, choose images and layers."""
-    dataset = data if isinstance(data, Dataset) else open_dataset(data)
-    loaded = load_model(model, weights, options.seed)
+    dataset = label_dataset(data if isinstance(data, Dataset) else open_dataset(data), labels)
+    loaded = load_model(model, weights, options.seed, options.trust_model)
     refs = resolve_layers(loaded.module, split_names(layers))
     images = choose_images(dataset, options)
     size = choose_input_size(dataset, images, options.input_size)
+    check_batches(loaded.module, len(images), options.batch_size, options.shard_images)
     network = Network(loaded.module, refs, options)
     identity = {
         "model": loaded.spec,
         "state": loaded.state_hash,
         "code": loaded.code_hash,
-        "data": dataset.fingerprint(),
+        "data": base_of(dataset).fingerprint(),
         "layers": [ref.name for ref in refs],
         "input_size": list(size),
         "device": network.device.type,
@@ -173,6 +183,15 @@ def prepare(
         **{name: plain(getattr(options, name)) for name in IDENTITY_OPTIONS},
     }
     return Work(dataset, loaded, refs, network, images, size, options, identity)
+
+
+def require_labels(run: RunDir, dataset: Dataset) -> None:
+    """BadInput where a run was made for other labels: its activations are the same, but `score` would take those."""
+    asked, made = [labeller.spec for labeller in labellers_of(dataset)], run.manifest["data"].get("labels", [])
+    if asked != made:
+        got, expected = (repr(",".join(specs) or "none") for specs in (asked, made))
+        remedy = f"other labels need no new run: streamdissect score {run.path} --labels ... --name NAME"
+        raise BadInput("--labels", got, f"{expected} as when {run.path} was made", remedy)
 
 
 def plan_work(work: Work, control: Control) -> Plan:
@@ -183,7 +202,11 @@ def plan_work(work: Work, control: Control) -> Plan:
         fields = field_maps(work.network.module, work.refs, work.size, work.options.layout)
     about = {
         "model": {"spec": work.loaded.spec, "weights": work.loaded.weights},
-        "data": {"spec": work.dataset.spec, "images": len(work.dataset)},
+        "data": {
+            "spec": work.dataset.spec,
+            "images": len(work.dataset),
+            "labels": [labeller.spec for labeller in labellers_of(work.dataset)],
+        },
     }
     return plan_run(work.identity, about, samples, fields, len(work.images), work.size, work.options, control)
 

@@ -99,6 +99,7 @@ class Network:
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(options.mean, device=self.device).reshape(shape)
         self._std = torch.tensor(options.std, device=self.device).reshape(shape)
+        self._order = torch.channels_last if is_channels_last(self.module) else torch.contiguous_format
 
     def activations(self, images: list[NDArray[np.uint8]]) -> dict[str, NDArray[np.generic]]:
         """Stored form of every layer's activations (B, K, h, w) for B images of one size."""
@@ -107,15 +108,30 @@ class Network:
         amp = AMP_DTYPES.get(self.options.amp)
         casting = nullcontext() if amp is None else torch.autocast(self.device.type, dtype=amp)
         with torch.inference_mode(), casting, self._hooks as hooks:
-            run_model(self.module, batch.contiguous())
+            batch = batch.contiguous(memory_format=self._order)
+            run_model(self.module, batch)
+            if hooks.unsettled():
+                run_model(self.module, batch[1:])
+                hooks.take()
+                run_model(self.module, batch)
             found = hooks.take()
+        options = self.options
         return {
-            name: to_stored(found[name], name, self.options.dtype, self.options.allow_nonfinite) for name in self.names
+            name: to_stored(found[name], name, options.dtype, options.allow_nonfinite, options.amp)
+            for name in self.names
         }
 
 
-def to_stored(maps: Tensor, layer: str, dtype: str, allow_nonfinite: bool) -> NDArray[np.generic]:
+def is_channels_last(module: nn.Module) -> bool:
+    """Whether a network was put into PyTorch's channels-last memory format, as the weights of its convolutions tell."""
+    weights = [p for p in module.parameters() if p.ndim == 4 and not p.is_contiguous()]
+    return any(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def to_stored(maps: Tensor, layer: str, dtype: str, allow_nonfinite: bool, amp: str = "off") -> NDArray[np.generic]:
     """Activations (B, K, h, w) as they are stored: rounded to `dtype`, -0.0 as +0.0, in C order.
+
+    `amp` is that of the forward pass, for the remedy.
 
     Raises
     ------
@@ -139,6 +155,8 @@ def to_stored(maps: Tensor, layer: str, dtype: str, allow_nonfinite: bool) -> ND
         if not allow_nonfinite:
             unit, value = first_of(maps, ~was_finite)
             remedy = "check the model and its weights, or give --allow-nonfinite"
+            if amp == "fp16":
+                remedy = f"--amp fp16 may be too narrow for it: give --amp bf16 or off; else {remedy}"
             raise BadInput(f"layer {layer}, unit {unit}", f"the activation {value:g}", "a finite number", remedy)
     result: NDArray[np.generic] = stored.cpu().numpy()
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from ..data.opening import open_dataset
 from ..errors import BadInput
 from ..models import field_maps, list_layers, load_model, resolve_layers
 from ..models.hooks import run_model
+from ..models.layouts import tensor_of
+from ..models.programs import class_name, fixed_batch
+from ..models.quiet import evaluating
 
 
 def layers(
@@ -20,6 +24,7 @@ def layers(
     weights: str | None = None,
     data: Dataset | str | os.PathLike[str] | None = None,
     input_size: tuple[int, int] | None = None,
+    trust_model: bool = False,
 ) -> list[dict[str, Any]]:
     """Layers that can be dissected.
 
@@ -30,19 +35,21 @@ def layers(
     data : Dataset, str or path, optional
         Gives the input size where none is named.
     input_size : (rows, columns), optional
+    trust_model : bool
+        Whether an exported program may be read, which can run code.
 
     Returns
     -------
     list of dict
         `layer`, `module` (class), `shape` of the output without the batch, `field` as text or None; in module order.
-        Modules that never run, or whose output is no tensor, are left out.
+        Modules that never run, or whose output is no tensor (or a tensor first), are left out.
 
     Raises
     ------
     BadInput
         The model cannot be loaded or fails on images of that size, or no size is known.
     """
-    loaded = load_model(model, weights)
+    loaded = load_model(model, weights, trust=trust_model)
     if input_size is None:
         if data is None:
             raise BadInput("layers", "neither --data nor --input-size", "one of them", "give --input-size H W")
@@ -54,24 +61,26 @@ def layers(
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor):
-                shapes[name] = tuple(output.shape[1:])
-                kinds[name] = type(module).__name__
+            with suppress(BadInput):
+                shapes[name] = tuple(tensor_of(output, name).shape[1:])
+                kinds[name] = class_name(module)
 
         return hook
 
-    for name in list_layers(loaded.module):
-        handles.append(loaded.module.get_submodule(name).register_forward_hook(watch(name)))
+    named = list_layers(loaded.module)
+    for ref in resolve_layers(loaded.module, named) if named else []:
+        handles.append(loaded.module.get_submodule(ref.module_name).register_forward_hook(watch(ref.name)))
     try:
-        with torch.inference_mode():
-            run_model(loaded.module, torch.zeros(1, 3, *input_size))
+        with evaluating(loaded.module):
+            run_model(loaded.module, torch.zeros(fixed_batch(loaded.module) or 1, 3, *input_size))
     finally:
         for handle in handles:
             handle.remove()
     if not shapes:
-        return []  # a model without modules in it
-    refs = resolve_layers(loaded.module, list(shapes))
-    fields = field_maps(loaded.module, [ref for ref in refs if len(shapes[ref.name]) == 3], input_size)
+        remedy = "look for a callable that returns modules with layers inside"
+        raise BadInput("model", f"{loaded.spec!r}, in which no module runs", "a module inside that runs", remedy)
+    refs = [ref for ref in resolve_layers(loaded.module, list(shapes)) if len(shapes[ref.name]) == 3]
+    fields = field_maps(loaded.module, refs, input_size)
     return [
         {
             "layer": name,
@@ -79,6 +88,6 @@ def layers(
             "shape": list(shapes[name]),
             "field": str(fields[name]) if fields.get(name) else None,
         }
-        for name in list_layers(loaded.module)
+        for name in named
         if name in shapes
     ]

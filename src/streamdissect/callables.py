@@ -1,0 +1,174 @@
+"""What a text such as `package.module:name` or `path/file.py:name?key=value` leads to, whatever it is used for.
+
+In every refusal `thing` says what was being named: `model`, `labels`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from hashlib import blake2b
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import BadInput
+
+
+def split_name(thing: str, spec: str, forms: str) -> tuple[str, str, dict[str, Any]]:
+    """`place:name?key=value` -> place, name, arguments. BadInput, naming the forms there are, where it is none."""
+    target, _, query = spec.partition("?")
+    arguments = parse_arguments(thing, spec, query)
+    place, colon, name = target.rpartition(":")
+    if not (colon and place and name):
+        raise BadInput(thing, repr(spec), forms, "put a colon and the name of a function or class behind it")
+    return place, name, arguments
+
+
+def parse_arguments(thing: str, spec: str, query: str) -> dict[str, Any]:
+    """`a=1&b=x` -> {"a": 1, "b": "x"}: Python literals, else texts."""
+    arguments: dict[str, Any] = {}
+    for part in filter(None, query.split("&")):
+        key, equals, text = part.partition("=")
+        if not equals or not key.isidentifier():
+            raise BadInput(thing, repr(spec), "arguments as ?key=value&key=value", f"correct {part!r}")
+        try:
+            arguments[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            arguments[key] = text
+    return arguments
+
+
+@contextmanager
+def importing(thing: str, spec: str, place: str) -> Iterator[tuple[ModuleType, str]]:
+    """The module at a place, and the place, of a file as an absolute path.
+
+    While the context lasts, Python imports from the file's directory first, or for a dotted name from the current one.
+    """
+    if place.endswith(".py"):
+        path = os.path.abspath(os.path.expanduser(place))
+        with on_path(os.path.dirname(path)):
+            yield import_file(thing, spec, path), path
+    else:
+        with on_path(os.getcwd()):
+            yield import_named(thing, spec, place), place
+
+
+@contextmanager
+def on_path(directory: str) -> Iterator[None]:
+    """A directory first among those that Python imports from."""
+    sys.path.insert(0, directory)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if directory in sys.path:
+            sys.path.remove(directory)
+
+
+def import_file(thing: str, spec: str, path: str) -> ModuleType:
+    """The module in a file, under a name of its own, executed anew each time."""
+    if not os.path.isfile(path):
+        folder = Path(path).parent
+        near = get_close_matches(Path(path).name, [p.name for p in folder.glob("*.py")], 3) if folder.is_dir() else []
+        raise BadInput(thing, repr(spec), f"a file {path}", nearest(near) or "check the path")
+    name = f"streamdissect_{thing}_{blake2b(path.encode(), digest_size=8).hexdigest()}"
+    loader = importlib.util.spec_from_file_location(name, path)
+    assert loader is not None and loader.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(loader)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    try:
+        loader.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise BadInput(thing, repr(spec), f"a file that imports ({reason(error)})", "correct the file") from error
+    return module
+
+
+def import_named(thing: str, spec: str, place: str) -> ModuleType:
+    """The module of a dotted name."""
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if place != missing and not place.startswith(missing + "."):
+            remedy = f"install {missing}, or run where it can be imported"
+            raise BadInput(thing, repr(spec), f"a module that imports ({reason(error)})", remedy) from error
+        near = get_close_matches(missing, known_modules(missing), 3)
+        remedy = nearest(near) or "run where it can be imported, or give path/file.py:callable"
+        raise BadInput(thing, repr(spec), f"a module; there is no {missing!r}", remedy) from error
+    except Exception as error:
+        raise BadInput(thing, repr(spec), f"a module that imports ({reason(error)})", "correct it") from error
+
+
+def known_modules(missing: str) -> list[str]:
+    """Modules beside a missing one: in its package, or at the top."""
+    parent, _, _ = missing.rpartition(".")
+    paths = list(getattr(sys.modules.get(parent), "__path__", [])) if parent else None
+    prefix = parent + "." if parent else ""
+    return [prefix + found.name for found in pkgutil.iter_modules(paths)]
+
+
+def attribute(thing: str, spec: str, module: ModuleType, name: str, expected: str) -> Callable[..., object]:
+    """What a module calls by that name; `expected` tells of the callable that it should be."""
+    found = getattr(module, name, None)
+    if found is None:
+        names = [key for key, value in vars(module).items() if callable(value)]
+        remedy = nearest(get_close_matches(name, names, 3)) or "check the name"
+        where = getattr(module, "__file__", None) or module.__name__
+        raise BadInput(thing, repr(spec), f"something named {name!r} in {where}", remedy)
+    if not callable(found):
+        raise BadInput(thing, repr(spec), expected, f"{name!r} is {kind(found)}")
+    return found  # type: ignore[no-any-return]
+
+
+def call(
+    thing: str, spec: str, function: Callable[..., object], given: Sequence[Any], arguments: Mapping[str, Any]
+) -> object:
+    """What a callable returns. BadInput where it fails; where there are arguments, they are the likely cause."""
+    try:
+        return function(*given, **arguments)
+    except BadInput:
+        raise
+    except Exception as error:
+        remedy = "check the arguments after '?'" if arguments or isinstance(error, TypeError) else "correct it"
+        raise BadInput(thing, repr(spec), f"a callable that succeeds ({reason(error)})", remedy) from error
+
+
+def hash_code(definition: Any) -> str | None:
+    """blake2b of the source file of a function or class, 32 hex digits; None for what has none or comes installed."""
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(definition))
+        if path is None or "site-packages" in path:
+            return None
+        with open(path, "rb") as file:
+            return blake2b(file.read(), digest_size=16).hexdigest()
+    except (TypeError, OSError):
+        return None
+
+
+def kind(value: object) -> str:
+    """`a list`, `an int`."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def nearest(names: list[str]) -> str:
+    """`nearest are 'a', 'b'`; empty where there is none."""
+    if not names:
+        return ""
+    return f"nearest {'is' if len(names) == 1 else 'are'} {', '.join(map(repr, names))}"
