@@ -31,7 +31,9 @@ MASK_TESTS = ("gt", "ge")
 UNIONS = ("paper", "all-images", "mask-touch")
 MULTIPLICITIES = ("set", "multiset")
 UNLABELLED = ("negative", "ignore")
-BACKENDS = ("auto", "cython", "numba", "reference")
+FOREIGN = ("voc", "coco-panoptic", "ade20k", "cityscapes")
+"""Layouts of published datasets that `pack --from` reads."""
+BACKENDS = ("auto", "cython", "numba", "torch", "reference")
 
 
 def cpu_count() -> int:
@@ -156,6 +158,8 @@ class ScoreOptions(CommonOptions):
     multiplicity: str = "set"
     unlabelled: str = "negative"
     backend: str = "auto"
+    device: str | None = None
+    """Where the backend `torch` counts. None, or `auto`: CUDA, else the CPU."""
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -163,6 +167,9 @@ class ScoreOptions(CommonOptions):
         for name, choices in (("union", UNIONS), ("mask_test", MASK_TESTS), ("multiplicity", MULTIPLICITIES),
                               ("unlabelled", UNLABELLED), ("backend", BACKENDS)):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
+        if self.device is not None and self.backend != "torch":
+            got, expected = f"{self.device!r} with backend {self.backend}", "the backend torch beside it"
+            raise BadInput("--device", got, expected, "leave it out: other backends count on the CPU")
         if self.upsample is not None:
             check_choice("upsample", self.upsample, UPSAMPLING)
         if not isinstance(self.mask_size, str):

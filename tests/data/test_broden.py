@@ -379,7 +379,7 @@ def test_links_out_of_the_images_are_refused(broden, picture, tmp_path):
     (directory / "images/a_object.png").symlink_to("../../secret.png")
     data = BrodenDataset(directory)
     for ask in (lambda: data.image(0), lambda: data.labels(0), data.fingerprint):
-        with pytest.raises(BadInput, match=r"index\.csv.*stays below images"):
+        with pytest.raises(BadInput, match=r"index\.csv.*stays below its folder"):
             ask()
 
 
@@ -471,7 +471,8 @@ def test_the_built_in_name_is_text_a_path_is_a_directory(broden, monkeypatch):
 
 def test_what_is_no_dataset_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    for spec, why in ((tmp_path, "no index.csv"), (tmp_path / "file", "a file"), ("synthetic", "no such file or directory")):
+    wrong = {tmp_path: "no index.csv", tmp_path / "file": "a file", "synthetic": "no such file or directory"}
+    for spec, why in wrong.items():
         with pytest.raises(BadInput, match=f"data: got .*, expected a Broden directory.*synth.*{why}"):
             open_dataset(spec)
 

@@ -207,9 +207,14 @@ def test_an_interrupted_write_is_no_dataset(tmp_path):
 
     with pytest.raises(StorageFailure, match=r"c\.png: No space left"):
         write_broden(Breaking(), tmp_path)
-    assert (tmp_path / "images" / "a.png").exists()
+    assert not (tmp_path / "images").exists()
     with pytest.raises(BadInput, match=r"index\.csv"):
         open_dataset(tmp_path)
+    whole = tmp_path / "whole"
+    write_broden(Small(), whole)
+    (whole / "index.csv").unlink()  # and not a folder of pictures, among them the label maps
+    with pytest.raises(BadInput, match=r"no index\.csv: it is cut short"):
+        open_dataset(whole)
 
 
 def test_a_set_without_labels(tmp_path):

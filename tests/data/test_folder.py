@@ -216,7 +216,7 @@ def test_links_that_lead_out_are_refused(folder, tmp_path, picture):
     picture(4, 4).save(tmp_path / "secret.png")
     (made / "images" / "d.png").symlink_to(tmp_path / "secret.png")
     data = open_dataset(made)
-    with pytest.raises(BadInput, match="a path that stays below images/"):
+    with pytest.raises(BadInput, match="a path that stays below its folder"):
         data.image(data.names.index("d.png"))
     (made / "images" / "d.png").unlink()
     (made / "images" / "more").symlink_to(tmp_path)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..options import FOREIGN
 from . import arguments, output
 
-LAYOUTS = ("voc", "coco-panoptic", "ade20k", "cityscapes")
 OPTIONS = (
-    arguments.Option("--from", "layout of DATA, where it is none of this package's", choices=LAYOUTS),
+    arguments.Option("--from", "layout of DATA, where it is none of this package's", choices=FOREIGN),
     arguments.Option("--overwrite", "replace a file of that name", words=0),
     *arguments.COMMON,
 )

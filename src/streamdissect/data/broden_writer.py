@@ -19,6 +19,8 @@ from .imagefiles import encode_png
 
 Table = list[list[Any]]
 """Lines of cells, the header first."""
+UNFINISHED = "images.unfinished"
+"""The folder of images until all are there."""
 
 
 def write_broden(dataset: Dataset, out_dir: str | os.PathLike[str]) -> None:
@@ -42,7 +44,8 @@ def write_broden(dataset: Dataset, out_dir: str | os.PathLike[str]) -> None:
     Notes
     -----
     A label PNG is RGB, number = R + 256 G. `coverage` is the sum over images of the share of the label map, `frequency`
-    a number of images. `index.csv` is written last: without it a directory is no dataset.
+    a number of images. `images` takes its name when all files are there, `index.csv` is written last: a directory that
+    was cut short is no dataset.
     """
     out = Path(out_dir)
     check_empty(out)
@@ -56,11 +59,11 @@ def write_broden(dataset: Dataset, out_dir: str | os.PathLike[str]) -> None:
     with naming_failures(out):
         for i, name in enumerate(names):
             labels = dataset.labels(i)
-            save_png(out / "images" / name, dataset.image(i))
+            save_png(out / UNFINISHED / name, dataset.image(i))
             cells: list[list[str]] = [[] for _ in categories]
             for g, layer in labels.layers:
                 entry = f"labels/{categories[g]}_{len(cells[g])}/{name}"
-                save_png(out / "images" / entry, encode_map(layer))
+                save_png(out / UNFINISHED / entry, encode_map(layer))
                 cells[g].append(entry)
             for g, number in labels.whole:
                 cells[g].append(str(number))
@@ -74,6 +77,7 @@ def write_broden(dataset: Dataset, out_dir: str | os.PathLike[str]) -> None:
         facts = getattr(dataset, "planted_facts", None)
         if facts is not None:
             (out / "facts.json").write_text(json.dumps(facts(), indent=1) + "\n", encoding="utf-8")
+        os.rename(out / UNFINISHED, out / "images")
         write_table(out / "index.csv", index)
 
 

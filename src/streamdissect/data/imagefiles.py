@@ -108,7 +108,7 @@ def check_size(path: str, got: Sequence[int], expected: Sequence[int] | None, so
 
 
 def inside(place: str, name: str) -> str:
-    """A file name, checked to be relative and to stay below `images`."""
+    """A file name, checked to be relative and to stay below its folder."""
     if not name or "\0" in name or name.startswith("/") or ".." in name.split("/"):
         raise outside(place, name)
     return name
@@ -123,5 +123,5 @@ def path_inside(root: str, name: str, place: str) -> str:
 
 
 def outside(place: str, name: str) -> BadInput:
-    """The refusal of a path that leaves the images."""
-    return BadInput(place, f"file {name!r}", "a path that stays below images/", "move the file there")
+    """The refusal of a path that leaves its folder."""
+    return BadInput(place, f"file {name!r}", "a path that stays below its folder, images/ or labels/", "move it there")

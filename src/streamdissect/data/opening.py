@@ -8,11 +8,13 @@ from ..errors import BadInput
 from .broden import BrodenDataset
 from .dataset import Dataset
 from .folder import FolderDataset, is_folder_of_pictures
+from .labellers import Labels
+from .labelling import label_dataset
 
 FORMS = "a Broden directory (index.csv), a folder with images/, a packed .h5 file, or synth"
 
 
-def open_dataset(spec: str | os.PathLike[str]) -> Dataset:
+def open_dataset(spec: str | os.PathLike[str], labels: Labels | None = None) -> Dataset:
     """Open a labelled image set.
 
     Parameters
@@ -22,6 +24,9 @@ def open_dataset(spec: str | os.PathLike[str]) -> Dataset:
         it is labelled, `labels/CATEGORY/` and `labels.csv`; a folder of pictures without labels; or the built-in
         scenes: `synth`, `synth:?n=256&seed=0`. The text `synth` always means the scenes; a directory of that name is
         `./synth`, or a `Path`.
+    labels : str, callable or sequence of these, optional
+        What labels the images beside the dataset's own labels: `colors`, `package.module:callable`,
+        `path/file.py:callable`, or the callable itself; see docs/labelling.md.
 
     Returns
     -------
@@ -31,8 +36,13 @@ def open_dataset(spec: str | os.PathLike[str]) -> Dataset:
     Raises
     ------
     BadInput
-        `spec` names none of these, or the dataset's tables cannot be used.
+        `spec` names none of these, the dataset's tables cannot be used, or there is no such labeller.
     """
+    return label_dataset(find_dataset(spec), labels)
+
+
+def find_dataset(spec: str | os.PathLike[str]) -> Dataset:
+    """A dataset with its own labels."""
     if isinstance(spec, str) and (spec == "synth" or spec.startswith("synth:")):
         from .synthetic import SyntheticScenes
 
@@ -45,6 +55,8 @@ def open_dataset(spec: str | os.PathLike[str]) -> Dataset:
         from .packed import PackedDataset
 
         return PackedDataset(spec)
+    if os.path.isfile(os.path.join(spec, "label.csv")):
+        raise BadInput("data", repr(os.fspath(spec)), FORMS, "it has a label.csv but no index.csv: it is cut short")
     if is_folder_of_pictures(spec):
         return FolderDataset(spec)
     raise BadInput("data", repr(os.fspath(spec)), FORMS, "check the path: " + describe(spec))

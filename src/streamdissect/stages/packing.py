@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..data.dataset import Dataset
+from ..data.foreign import open_foreign
 from ..data.opening import open_dataset
 from ..data.packed import write_packed
 from ..errors import BadInput
@@ -56,7 +57,12 @@ def pack(
         raise BadInput("output file", repr(str(path)), "a name that is free", "choose another, or give --overwrite")
     if not path.parent.is_dir():
         raise BadInput("output file", repr(str(path)), "a file in a directory that exists", "make the directory")
-    dataset = data if isinstance(data, Dataset) else open_dataset(data)
+    if layout is None:
+        dataset = data if isinstance(data, Dataset) else open_dataset(data)
+    elif isinstance(data, Dataset):
+        raise BadInput("layout", f"{layout!r} of a dataset that is open", "the path of a directory", "leave it out")
+    else:
+        dataset = open_foreign(layout, data)
     with control.metering("pack", len(dataset), "image") as meter:
 
         def advance(n: int) -> None:
