@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from hashlib import blake2b
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,6 +75,14 @@ def on_path(directory: str) -> Iterator[None]:
             sys.path.remove(directory)
 
 
+class FreshLoader(SourceFileLoader):
+    """Compiles a file anew: kept bytecode is told from old by the second, and a file may change twice in one."""
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        """Nothing, as of a file whose bytecode cannot be kept."""
+        raise OSError(path)
+
+
 def import_file(thing: str, spec: str, path: str) -> ModuleType:
     """The module in a file, under a name of its own, executed anew each time."""
     if not os.path.isfile(path):
@@ -81,12 +90,12 @@ def import_file(thing: str, spec: str, path: str) -> ModuleType:
         near = get_close_matches(Path(path).name, [p.name for p in folder.glob("*.py")], 3) if folder.is_dir() else []
         raise BadInput(thing, repr(spec), f"a file {path}", nearest(near) or "check the path")
     name = f"streamdissect_{thing}_{blake2b(path.encode(), digest_size=8).hexdigest()}"
-    loader = importlib.util.spec_from_file_location(name, path)
-    assert loader is not None and loader.loader is not None, "a .py file has a loader"
-    module = importlib.util.module_from_spec(loader)
+    found = importlib.util.spec_from_file_location(name, path, loader=FreshLoader(name, path))
+    assert found is not None and found.loader is not None, "it was given one"
+    module = importlib.util.module_from_spec(found)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there
     try:
-        loader.loader.exec_module(module)
+        found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise BadInput(thing, repr(spec), f"a file that imports ({reason(error)})", "correct the file") from error

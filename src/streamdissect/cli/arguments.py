@@ -162,7 +162,8 @@ SCORE = (
     Option("--mask-test", "S > T, or S >= T [gt]", choices=MASK_TESTS),
     Option("--multiplicity", "a label in two layers of an image counts once or twice [set]", choices=MULTIPLICITIES),
     Option("--unlabelled", "what pixels without a label of the category are [negative]", choices=UNLABELLED),
-    Option("--backend", "kernels [auto]", choices=BACKENDS),
+    Option("--backend", "kernels; the results are the same [auto]", choices=BACKENDS),
+    Option("--device", "where --backend torch counts: auto, cpu, cuda, cuda:1 [auto]", metavar="NAME"),
     Option("--name", "keep the results apart, in RUN/scores/NAME", metavar="NAME"),
     SHARD,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from . import arguments, output
@@ -19,10 +20,12 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..options import RUN, ScoreOptions
     from ..stages.score import score
 
-    aside = {"config", "json", "debug", "run", "data"}
+    aside = {"config", "json", "debug", "run", "data", "labels"}
+    if values.get("backend") != "torch" and values.get("device") == os.environ.get("STREAMDISSECT_DEVICE"):
+        aside.add("device")  # the variable is meant for extract as well
     options = ScoreOptions(**{key: value for key, value in values.items() if key not in aside})
     path = values.get("run", RUN)
-    result = score(path, values.get("data"), options=options, control=control)
+    result = score(path, values.get("data"), labels=values.get("labels"), options=options, control=control)
     if result is None:
         output.note(f"{path}: this worker's shards are counted; the worker that ends last writes the result")
         if values.get("json"):

@@ -11,6 +11,8 @@ import numpy as np
 
 from ..atomic import write_json
 from ..data.dataset import Dataset
+from ..data.labellers import open_labellers
+from ..data.labelling import labellers_of
 from ..errors import BadInput, IncompleteRun
 from ..kernels import kernel_backend
 from ..measure.counters import Counters
@@ -86,7 +88,7 @@ def merge(
         held |= part.shards
         for key, value in part.seconds.items():
             seconds[key] = seconds.get(key, 0.0) + value
-    work = open_scoring(first.run, first.data, first.options, Control(), is_new=False)
+    work = open_scoring(first.run, first.data, labellers_of(first.data), first.options, Control(), is_new=False)
     missing = [shard for shard in range(work.run.n_shards) if shard not in held]
     if missing:
         raise IncompleteRun(f"merge: {name_shards(missing, work.run.n_shards)} missing; pass their parts too")
@@ -109,7 +111,9 @@ def merge_workers(
         run.ledger("extract").require_complete()
         name = f" --name {options.name}" if options.name else ""
         raise IncompleteRun(f"{path}: extracted, but no shard is scored yet; run: streamdissect score {path}{name}")
-    work = open_scoring(run, data, settings_to_options(settings, options), control)
+    given = labellers_of(data) if isinstance(data, Dataset) else ()
+    labellers = given or open_labellers([spec for spec, _ in settings["labels"]])
+    work = open_scoring(run, data, labellers, settings_to_options(settings, options), control)
     return attach_masks(merge_run(work), lambda: work)
 
 

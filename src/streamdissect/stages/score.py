@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..data.dataset import Dataset
+from ..data.labellers import Labeller, Labels
 from ..errors import BadInput
 from ..measure.dissection import Dissection
 from ..options import RUN, ScoreOptions
@@ -16,7 +17,7 @@ from ..store.rundir import RunDir
 from ..tally import Arrays
 from .control import Control
 from .merge import merge_run
-from .scoring import Partial, attach_masks, count_shard, count_shards, find_data, open_scoring
+from .scoring import Partial, attach_masks, choose_labellers, count_shard, count_shards, find_data, open_scoring
 from .settings import check_name, compare_settings, options_to_settings, saved_settings, scored_tail
 
 
@@ -24,6 +25,7 @@ def score(
     run: RunDir | str | os.PathLike[str] = RUN,
     data: Dataset | str | os.PathLike[str] | None = None,
     *,
+    labels: Labels | None = None,
     options: ScoreOptions | None = None,
     control: Control | None = None,
     **named: Any,
@@ -35,6 +37,9 @@ def score(
     run : RunDir or path
     data : Dataset, str or path, optional
         The dataset, where it is not where `extract` found it.
+    labels : str, callable or sequence of these, optional
+        What labels the images beside their own labels, where it is not what `extract` was given; see `open_dataset`.
+        `none`: nothing.
     options : ScoreOptions, optional
     control : Control, optional
     **named
@@ -58,10 +63,11 @@ def score(
     control = control or Control()
     options = replace(options or ScoreOptions(), **named)
     opened = run if isinstance(run, RunDir) else RunDir(run)
-    finished = find_finished(opened, data, options)
+    labellers = choose_labellers(opened, data, labels)
+    finished = find_finished(opened, data, labellers, options)
     if finished is not None:
         return finished
-    work = open_scoring(opened, data, options, control)
+    work = open_scoring(opened, data, labellers, options, control)
     count_shards(work, control)
     if work.ledger.missing():
         return None
@@ -69,21 +75,24 @@ def score(
 
 
 def find_finished(
-    run: RunDir, data: Dataset | str | os.PathLike[str] | None, options: ScoreOptions
+    run: RunDir,
+    data: Dataset | str | os.PathLike[str] | None,
+    labellers: Sequence[Labeller],
+    options: ScoreOptions,
 ) -> Dissection | None:
     """The result of an equal scoring that is written already. BadInput where the scoring was begun otherwise."""
     check_name(options.name)
     made = None if options.overwrite else saved_settings(run, options.name)
     if made is None:
         return None
-    compare_settings(made, options_to_settings(options, scored_tail(run, options)))
+    compare_settings(made, options_to_settings(options, scored_tail(run, options), labellers))
     results = run.results_path(options.name)
     if not (results / "summary.json").exists():  # it is written last
         return None
     if data is not None:
-        find_data(run, data)
+        find_data(run, data, labellers)
     result = load_dissection(results / "dissection.h5")
-    return attach_masks(result, lambda: open_scoring(run, data, options, Control(), is_new=False))
+    return attach_masks(result, lambda: open_scoring(run, data, labellers, options, Control(), is_new=False))
 
 
 def score_partial(
@@ -91,6 +100,7 @@ def score_partial(
     data: Dataset | str | os.PathLike[str] | None = None,
     *,
     shards: Iterable[int],
+    labels: Labels | None = None,
     options: ScoreOptions | None = None,
     **named: Any,
 ) -> Partial:
@@ -98,7 +108,7 @@ def score_partial(
 
     Parameters
     ----------
-    run, data, options, **named
+    run, data, labels, options, **named
         As for `score`.
     shards : iterable of int
         Each from 0 to n_shards - 1.
@@ -116,7 +126,9 @@ def score_partial(
         Shards of `extract` are missing or damaged.
     """
     control = Control()
-    work = open_scoring(run, data, replace(options or ScoreOptions(), **named), control, is_new=False)
+    opened = run if isinstance(run, RunDir) else RunDir(run)
+    labellers = choose_labellers(opened, data, labels)
+    work = open_scoring(opened, data, labellers, replace(options or ScoreOptions(), **named), control, is_new=False)
     found: dict[int, Arrays] = {}
     total: dict[str, float] = {}
     for shard in shards:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.dataset import Dataset
+from ..data.labellers import Labeller, Labels, open_labellers
+from ..data.labelling import add_labellers, base_of, label_dataset, labellers_of
 from ..data.opening import open_dataset
 from ..errors import BadInput
 from ..kernels import AxisWeights, mask_maps
@@ -83,6 +85,11 @@ class Scoring:
         self.layers = layers_of(self.run)
         self.store = store_of(self.run)
 
+    @cached_property
+    def device(self) -> str | None:
+        """Where the kernels count."""
+        return counting_device(self.options)
+
     def upsampling(self, position: int) -> str:
         """`rf` or another mode, for a layer."""
         if self.options.upsample is not None:
@@ -127,12 +134,14 @@ class Scoring:
                 or_equal=self.options.mask_test == "ge",
                 threads=self.options.threads,
                 backend=self.options.backend,
+                device=self.device,
             )
 
 
 def open_scoring(
     run: RunDir | str | os.PathLike[str],
     data: Dataset | str | os.PathLike[str] | None,
+    labellers: Sequence[Labeller],
     options: ScoreOptions,
     control: Control,
     *,
@@ -144,8 +153,10 @@ def open_scoring(
     """
     opened = run if isinstance(run, RunDir) else RunDir(run)
     check_name(options.name)
+    if is_new:
+        counting_device(options)  # that there is one, before the work
     recorded = read_recorded(opened)
-    dataset, fingerprint = find_data(opened, data)
+    dataset, fingerprint = find_data(opened, data, labellers)
     if recorded.images.max() >= len(dataset):
         got = f"{len(dataset)} images, the run has one of index {recorded.images.max()}"
         raise BadInput("data", got, "the dataset whose indices were captured", "give that one")
@@ -155,7 +166,7 @@ def open_scoring(
         )
     tail = scored_tail(opened, options)
     check_upsampling(opened, options.upsample)
-    settings = options_to_settings(options, tail)
+    settings = options_to_settings(options, tail, labellers)
     concepts = dataset.concepts
     try:
         rules = LabelRules(
@@ -178,17 +189,43 @@ def open_scoring(
     )
 
 
-def find_data(run: RunDir, data: Dataset | str | os.PathLike[str] | None) -> tuple[Dataset, str]:
-    """The dataset of a run and its fingerprint; BadInput where it is another one."""
+def counting_device(options: ScoreOptions) -> str | None:
+    """The device of the backend `torch`; None for the others. BadInput for one that is not there."""
+    if options.backend != "torch":
+        return None
+    import torch  # takes its time, and the other backends do without
+
+    from .forward import choose_device
+
+    name = options.device or "auto"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return str(choose_device(name))
+
+
+def choose_labellers(
+    run: RunDir, data: Dataset | str | os.PathLike[str] | None, labels: Labels | None
+) -> tuple[Labeller, ...]:
+    """The labellers asked for, else those that the dataset given has, else those that `extract` was given."""
+    if labels is not None:
+        return open_labellers(labels)
+    given = labellers_of(data) if isinstance(data, Dataset) else ()
+    return given or open_labellers(run.manifest["data"].get("labels", []))
+
+
+def find_data(
+    run: RunDir, data: Dataset | str | os.PathLike[str] | None, labellers: Sequence[Labeller]
+) -> tuple[Dataset, str]:
+    """The dataset of a run, with labellers, and its fingerprint; BadInput where its images are others."""
     spec = run.manifest["data"]["spec"]
     if data is None and spec is None:
         raise BadInput("--data", "nothing", "the dataset", "the run was captured without one: name it")
     dataset = data if isinstance(data, Dataset) else open_dataset(data if data is not None else spec)
-    expected, fingerprint = run.manifest["identity"]["data"], dataset.fingerprint()
-    if expected is not None and fingerprint != expected:
+    expected, found = run.manifest["identity"]["data"], base_of(dataset).fingerprint()
+    if expected is not None and expected not in (found, add_labellers(found, labellers_of(dataset))):
         remedy = "give the dataset that was extracted, unchanged, or extract again"
         raise BadInput("data", repr(dataset.spec), f"the dataset of run {run.path}", remedy)
-    return dataset, fingerprint
+    return label_dataset(dataset, labellers), add_labellers(found, labellers)
 
 
 def count_shards(work: Scoring, control: Control) -> None:

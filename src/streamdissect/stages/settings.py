@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from ..atomic import create_json, remove_tree
+from ..data.labellers import Labeller
 from ..errors import BadInput, IncompleteRun
 from ..options import ScoreOptions, parse_mask_size
 from ..store.rundir import RunDir, stage_of
@@ -23,10 +25,11 @@ def scored_tail(run: RunDir, options: ScoreOptions) -> Fraction:
     return options.tail or Fraction(run.manifest["identity"]["tails"][0])
 
 
-def options_to_settings(options: ScoreOptions, tail: Fraction) -> dict[str, Any]:
+def options_to_settings(options: ScoreOptions, tail: Fraction, labellers: Sequence[Labeller]) -> dict[str, Any]:
     """What a scoring's result depends on, ready for JSON."""
     size = options.mask_size
     return {
+        "labels": [labeller.identity for labeller in labellers],
         "tail": str(tail),
         "iou": str(options.iou),
         "upsample": options.upsample or "auto",
@@ -94,10 +97,17 @@ def compare_settings(made: dict[str, Any], settings: dict[str, Any]) -> None:
         if made.get(key) != value:
             raise BadInput(
                 f"--{key.replace('_', '-')}",
-                repr(value),
-                f"{made.get(key)!r}, as this run was scored",
+                show_setting(key, value),
+                f"{show_setting(key, made.get(key))}, as this run was scored",
                 "use --name NAME to keep both, or --overwrite",
             )
+
+
+def show_setting(key: str, value: Any) -> str:
+    """A setting in a message; labellers as they are named, with their digests."""
+    if key == "labels":
+        return ", ".join(f"{spec} ({digest})" for spec, digest in value or ()) or "none"
+    return repr(value)
 
 
 def forget_scoring(folder: Path, results: Path) -> None:
