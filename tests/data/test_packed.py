@@ -253,3 +253,11 @@ def test_the_command(tmp_path):
     assert_same(SyntheticScenes(n=4, size=32), open_dataset(tmp_path / "s.h5"))
     again = subprocess.run([*run, "pack", "synth:?n=4&size=32", "s.h5"], cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 2 and again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
+
+
+def test_labels_may_be_made_while_packing(tmp_path):
+    plain, made = SyntheticScenes(n=4, size=32), tmp_path / "l.h5"
+    labelled = open_dataset("synth:?n=4&size=32", labels="colors?category=tone")
+    again = open_dataset(pack(plain, made, labels="colors?category=tone"))
+    assert again.concepts.category_name[-1] == "tone"
+    assert_same(labelled, again)

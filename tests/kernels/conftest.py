@@ -10,13 +10,13 @@ from streamdissect.measure.fieldmap import AxisField
 from streamdissect.measure.upsample import axis_weights
 
 
-@pytest.fixture(params=["cython", "numba"])
+@pytest.fixture(params=["cython", "numba", "torch"])
 def backend(request):
     """Each fast backend that can be imported here."""
     return importable(request.param)
 
 
-@pytest.fixture(params=["cython", "numba", "reference"])
+@pytest.fixture(params=["cython", "numba", "torch", "reference"])
 def any_backend(request):
     """Each backend that can be imported here."""
     return importable(request.param)

@@ -36,7 +36,7 @@ def test_the_build_is_described():
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(ValueError, match="expected one of auto, cython, numba, reference"):
+    with pytest.raises(ValueError, match="expected one of auto, cython, numba, torch, reference"):
         kernel_backend("fortran")
 
 
@@ -44,9 +44,14 @@ def run(code, **environment):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
 
 
-def test_numba_is_imported_only_when_it_is_used():
-    code = "import sys; from streamdissect import kernels as k; k.available_backends(); print('numba' in sys.modules)"
-    assert run(code).stdout.strip() == "False"
+def test_numba_and_torch_are_imported_only_when_they_are_used():
+    code = (
+        "import sys; from streamdissect import kernels as k; print(k.available_backends(), k.kernel_backend().name);"
+        "print({'numba', 'torch'} & set(sys.modules))"
+    )
+    found, imported = run(code).stdout.splitlines()
+    assert "'torch'" in found
+    assert imported == ("set()" if found.endswith("cython") else "{'numba'}")
 
 
 def test_numba_kernels_do_without_a_cache(tmp_path):

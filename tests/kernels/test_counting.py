@@ -113,7 +113,7 @@ def test_any_labels_and_shapes(data, seed, or_equal, dtype, make_geometry):
     maps = special_maps(rng, (len(planes), data.draw(st.integers(1, 4)), *source), dtype)
     thresholds = rng.choice(BOUNDS, maps.shape[1])
     expected = counted(maps, thresholds, geometry, planes, "reference", or_equal=or_equal)
-    for backend in ("cython", "numba"):
+    for backend in ("cython", "numba", "torch"):
         try:
             assert_same(counted(maps, thresholds, geometry, planes, backend, or_equal=or_equal, threads=2), expected)
         except ImportError:

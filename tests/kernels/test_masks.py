@@ -219,7 +219,7 @@ def test_any_four_corners(data):
     threshold = data.draw(st.sampled_from(values.ravel().tolist()) | number)
     or_equal = data.draw(st.booleans())
     expected = oracle(values[0], threshold, TWO.places, or_equal)
-    for backend in ("cython", "numba", "reference"):
+    for backend in ("cython", "numba", "torch", "reference"):
         try:
             found = masks(values, [threshold], TWO, backend, or_equal)
         except ImportError:

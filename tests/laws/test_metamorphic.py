@@ -31,7 +31,7 @@ def backend(name):
     return pytest.param(name)
 
 
-every_backend = pytest.mark.parametrize("backend", [backend("cython"), backend("numba")])
+every_backend = pytest.mark.parametrize("backend", [backend("cython"), backend("numba"), backend("torch")])
 laws = settings(max_examples=40)
 
 

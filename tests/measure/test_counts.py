@@ -26,7 +26,7 @@ def backend(name):
     return pytest.param(name)
 
 
-FAST = [backend("cython"), backend("numba")]
+FAST = [backend("cython"), backend("numba"), backend("torch")]
 
 
 @dataclass
@@ -245,7 +245,7 @@ def test_more_labels_than_a_word_has_bits_on_a_grid_of_several_words(backend, un
 
 
 @pytest.mark.parametrize("pixels, expected", [(4, [0, 1, 2, 3]), (2, [1, 3]), (6, [0, 1, 1, 2, 3, 3]), (1, [2])])
-def test_labels_are_resampled_to_the_nearest(pixels, expected):
+def test_labels_areresampled_to_the_nearest(pixels, expected):
     layer = np.arange(1, 5, dtype=np.uint16)[None, :]
     rules = LabelRules(np.arange(1, 5, dtype=np.int32), np.zeros(4, np.int32), 1, np.zeros(1, np.int32))
     image = image_planes((1, 4), [(0, layer)], [], rules, (1, pixels))

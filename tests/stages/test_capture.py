@@ -315,6 +315,18 @@ def test_a_loop_without_a_batch(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_labels_of_callables_are_noted(data, tmp_path):
+    """A labelled dataset is recorded as its images and what labels them: score finds both by itself."""
+    model = Pools()
+    labelled = sd.open_dataset(data.spec, labels="colors?category=tone")
+    with capturing(model, labelled, tmp_path / "run") as cap:
+        loop(cap, model, DataLoader(Images(data), 4))
+    found = sd.score(tmp_path / "run")
+    assert "tone" in found.category_name
+    plain = sd.score(tmp_path / "run", data, labels="none", name="plain")
+    assert plain.category_name == data.concepts.category_name
+
+
 # Several processes
 
 

@@ -98,6 +98,8 @@ def show_dissection(result: Dissection) -> None:
         f"rule: tail {rule['tail']}, IoU > {rule['iou']}, union {rule['union']}, mask test {rule['mask_test']}, "
         f"{rule['multiplicity']}, unlabelled {rule['unlabelled']}, mask size {rule['mask_size']}"
     )
+    if rule["labels"]:
+        show(f"labels: {', '.join(spec for spec, _ in rule['labels'])}, beside the dataset's own")
     for name, layer in result.layers.items():
         show_layer(result, name, layer.summary)
     show("")

@@ -13,6 +13,7 @@ from . import arguments, output
 
 OPTIONS = (
     arguments.Option("--from", "layout of DATA, where it is none of this package's", choices=FOREIGN),
+    arguments.LABELS,
     arguments.Option("--overwrite", "replace a file of that name", words=0),
     *arguments.COMMON,
 )
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..stages.packing import pack
 
-    how = {"layout": values.get("from"), "overwrite": values.get("overwrite", False)}
+    how = {"layout": values.get("from"), "labels": values.get("labels"), "overwrite": values.get("overwrite", False)}
     made = pack(values["source"], values["out"], **how, control=control)
     size = made.stat().st_size
     if values.get("json"):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from ..measure.planes import _resample as resample
+from ..measure.planes import resample
 from .csvtables import LARGEST_NUMBER
 from .dataset import Concepts, Dataset, ImageLabels
 from .labellers import COLORS, NONE, Labeller, Labels, open_labellers

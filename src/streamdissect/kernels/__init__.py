@@ -1,7 +1,8 @@
 """Arrays in, arrays out: masks from maps, counters from masks and label planes. Public, usable alone.
 
 No file, no state, no model. `backend` is the name of the implementation in use: the compiled Cython kernels, else their
-Numba twins. Both equal `kernels.reference`, the definition, bit for bit.
+Numba twins; by name also PyTorch, whose `device` may be a GPU. All equal `kernels.reference`, the definition, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -32,37 +33,37 @@ __all__ = [
     "words_of",
 ]
 
-BACKENDS = ("auto", "cython", "numba", "reference")
+BACKENDS = ("auto", "cython", "numba", "torch", "reference")
 
 
 def kernel_backend(name: str = "auto") -> ModuleType:
-    """The module that implements the kernels: `cython`, `numba` or `reference`.
+    """The module that implements the kernels: `cython`, `numba`, `torch` or `reference`.
 
     `auto` takes Cython where it was built, else Numba; the environment variable STREAMDISSECT_KERNELS overrides it (for
     tests). Raises ImportError where `cython` is asked for and was not built.
     """
     if name == "auto":
         name = os.environ.get("STREAMDISSECT_KERNELS", "auto")
-    if name in ("auto", "cython"):
-        try:
-            return import_module(".cython_backend", __name__)
-        except ImportError:
-            if name == "cython":
-                raise
-        name = "numba"
-    if name == "numba":
-        return import_module(".numba_backend", __name__)
-    if name == "reference":
-        return import_module(".reference_backend", __name__)
+    if name == "auto":
+        return host_backend()
+    if name in BACKENDS:
+        return import_module(f".{name}_backend", __name__)
     raise ValueError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
 
 
+def host_backend() -> ModuleType:
+    """The fastest kernels of the CPU: Cython where it was built, else Numba."""
+    try:
+        return import_module(".cython_backend", __name__)
+    except ImportError:
+        return import_module(".numba_backend", __name__)
+
+
 def available_backends() -> list[str]:
-    """Names of the backends that can be imported here, fastest first."""
+    """Names of the backends that can be imported here, fastest on a CPU first."""
     extensions = ("_counting", "_planes", "_tail")
     found = ["cython"] if all(find_spec(f"{__name__}.{extension}") for extension in extensions) else []
-    if find_spec("numba"):  # looked for, not imported: that takes a quarter of a second
-        found.append("numba")
+    found += [name for name in ("numba", "torch") if find_spec(name)]  # looked for, not imported: that takes its time
     return [*found, "reference"]
 
 
@@ -79,6 +80,14 @@ def check(condition: bool, message: str) -> None:
     """Raise ValueError with `message` unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def _placed(module: ModuleType, device: str | None) -> dict[str, str]:
+    """Arguments that give a backend its device. ValueError for one that knows no other than the CPU."""
+    if device is None or (device == "cpu" and module.name != "torch"):
+        return {}
+    check(module.name == "torch", f"device {device!r}: the backend {module.name} counts on the CPU, torch elsewhere")
+    return {"device": device}
 
 
 def threshold_keys(
@@ -133,6 +142,7 @@ def mask_maps(
     *,
     or_equal: bool = False,
     backend: str = "auto",
+    device: str | None = None,
 ) -> NDArray[np.uint64]:
     """Masks of single maps, on the mask grid of the weights (methods 2.5, 3.1).
 
@@ -145,20 +155,30 @@ def mask_maps(
         Of the h and of the w axis.
     or_equal : bool
         Test `>=` instead of `>`.
+    backend : str
+        See `kernel_backend`.
+    device : str, optional
+        Where the backend `torch` works: `cpu`, the default, `cuda`, `cuda:1`. Masks are the same everywhere.
 
     Returns
     -------
     uint64 (B, H * words)
         Bit x % 64 of word x // 64 of each row; padding bits are zero.
+
+    Raises
+    ------
+    ValueError
+        Arrays do not fit together, the device is not there, or the backend knows no devices.
     """
     maps = _check_maps(maps, rows, columns)
     check(maps.ndim == 3 and len(thresholds) == len(maps), "maps are (B, h, w) with B thresholds")
     bits = np.zeros((len(maps), rows.n_pixels * words_of(columns.n_pixels)), np.uint64)
+    module = kernel_backend(backend)
+    where = _placed(module, device)
     if len(maps):
         thresholds, keys, _ = threshold_keys(thresholds, or_equal)
-        kernel_backend(backend).mask_maps(
-            maps.astype(np.float32, copy=False), thresholds, keys, or_equal, rows, columns, bits
-        )
+        singles = maps.astype(np.float32, copy=False)
+        module.mask_maps(singles, thresholds, keys, or_equal, rows, columns, bits, **where)
     return bits
 
 
@@ -195,6 +215,7 @@ def count_maps(
     or_equal: bool = False,
     threads: int = 1,
     backend: str = "auto",
+    device: str | None = None,
 ) -> None:
     """Mask every map at its unit's threshold and add up what the masks share with the labels (methods 3.4).
 
@@ -215,6 +236,16 @@ def count_maps(
         Added to: maps with a value that passes.
     threads : int
         Units are shared out among them; each counter belongs to one thread, so the result is the same for any number.
+        With `torch`, PyTorch's own threads during the call.
+    backend : str
+        See `kernel_backend`.
+    device : str, optional
+        Where the backend `torch` counts: `cpu`, the default, `cuda`, `cuda:1`. Counts are the same everywhere.
+
+    Raises
+    ------
+    ValueError
+        Arrays do not fit together, the device is not there, or the backend knows no devices.
     """
     maps = _check_maps(maps, rows, columns)
     check(maps.ndim == 4, f"maps are (B, K, h, w), not {maps.shape}")
@@ -224,17 +255,22 @@ def count_maps(
     _check_counters(planes, n_images, n_units, counters, chance)
     is_vector = active.shape == (n_units,) and active.dtype == np.int64 and active.flags.carray
     check(is_vector, f"active is contiguous, writeable int64 ({n_units},)")
+    module = kernel_backend(backend)
+    where = _placed(module, device)
     if n_images == 0 or n_units == 0:
         return
-    module = kernel_backend(backend)
     thresholds, keys, keys16 = threshold_keys(thresholds, or_equal)
-    prepared = module.prepare(planes)
+    prepared = module.prepare(planes, **where)
 
-    def count(begin: int, end: int) -> None:
+    def count(begin: int, end: int, **named: int) -> None:
+        added = counters, chance, active
         module.count_maps(
-            maps, thresholds, keys, keys16, or_equal, rows, columns, prepared, begin, end, counters, chance, active
+            maps, thresholds, keys, keys16, or_equal, rows, columns, prepared, begin, end, *added, **named
         )
 
+    if module.name == "torch":  # shares out by itself, within its operations
+        count(0, n_units, threads=threads)
+        return
     edges = np.linspace(0, n_units, max(1, min(threads, n_units)) + 1).astype(int).tolist()
     if len(edges) == 2:
         count(0, n_units)
@@ -250,15 +286,17 @@ def count_masks(
     chance: NDArray[np.int64],
     *,
     backend: str = "auto",
+    device: str | None = None,
 ) -> None:
     """As `count_maps`, from masks (B, K, H * words) that exist already."""
     n_words = planes.shape[0] * words_of(planes.shape[1])
     check(masks.dtype == np.uint64 and masks.ndim == 3, "masks are uint64 (B, K, H * words)")
     check(masks.shape[2] == n_words, f"masks have {masks.shape[2]} words, the grid {planes.shape} has {n_words}")
     _check_counters(planes, masks.shape[0], masks.shape[1], counters, chance)
+    module = kernel_backend(backend)
+    where = _placed(module, device)
     if masks.size:
-        module = kernel_backend(backend)
-        module.count_masks(_plain(masks), planes.shape[0], module.prepare(planes), counters, chance)
+        module.count_masks(_plain(masks), planes.shape[0], module.prepare(planes, **where), counters, chance)
 
 
 def fill_planes(

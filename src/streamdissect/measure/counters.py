@@ -63,6 +63,7 @@ class Counters:
         or_equal: bool = False,
         threads: int = 1,
         backend: str = "auto",
+        device: str | None = None,
     ) -> None:
         """Count the maps (B, K, h, w) of B images.
 
@@ -71,6 +72,8 @@ class Counters:
         thresholds : float32 (K,)
         images : B ImagePlanes
         weights : mask grid -> (row weights, column weights)
+        or_equal, threads, backend, device
+            As for `kernels.count_maps`.
         """
         if len(maps) != len(images):
             raise ValueError(f"maps of {len(maps)} images, labels of {len(images)}")
@@ -92,6 +95,7 @@ class Counters:
                 or_equal=or_equal,
                 threads=threads,
                 backend=backend,
+                device=device,
             )
             begin = end
         for image in images:

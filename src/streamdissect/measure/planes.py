@@ -68,7 +68,7 @@ class ImagePlanes:
     """(G,) pixels judged for the category, 0 where the image lacks it."""
 
 
-def _resample(layer: NDArray[np.uint16], shape: tuple[int, int]) -> NDArray[np.uint16]:
+def resample(layer: NDArray[np.uint16], shape: tuple[int, int]) -> NDArray[np.uint16]:
     """Nearest neighbour in exact integers: pixel j takes source floor((2 j + 1) n / (2 N))."""
     index = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(shape, layer.shape, strict=True)]
     return layer[np.ix_(*index)]
@@ -103,7 +103,7 @@ def image_planes(
         if layer.shape != shape:
             raise ValueError(f"a label map of {layer.shape} among those of {shape}")
     if mask_shape is not None and mask_shape != shape:
-        layers = [(category, _resample(layer, mask_shape)) for category, layer in layers]
+        layers = [(category, resample(layer, mask_shape)) for category, layer in layers]
         shape = mask_shape
     whole = list(whole)
     n_concepts, as_set = rules.n_concepts, rules.multiplicity == "set"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.dataset import Dataset
+from ..data.labelling import base_of, labellers_of
 from ..data.opening import open_dataset
 from ..errors import BadInput
 from ..measure.fieldmap import FieldMap
@@ -72,7 +73,7 @@ class Capture:
         self._identity = {
             "model": type(self._network).__qualname__,  # its module may be __main__ for one process only
             "state": hash_state(self._model),
-            "data": None if self._data is None else self._data.fingerprint(),
+            "data": None if self._data is None else base_of(self._data).fingerprint(),
             "layers": [ref.name for ref in self._refs],
             "images": self._n_images,
             "captured": True,
@@ -170,7 +171,11 @@ class Capture:
             found = field_maps(self._model, self._refs, size, self._options.layout)
         about = {
             "model": {"spec": name_object(self._network), "weights": None},
-            "data": {"spec": None if self._data is None else self._data.spec, "images": self._n_images},
+            "data": {
+                "spec": None if self._data is None else self._data.spec,
+                "images": self._n_images,
+                "labels": [] if self._data is None else [each.spec for each in labellers_of(self._data)],
+            },
         }
         plan = plan_run(self._identity, about, samples, found, self._n_images, size, self._options, Control())
         return self._resume(RunDir.create(self._out, plan.manifest))

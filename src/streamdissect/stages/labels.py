@@ -20,6 +20,7 @@ from ..errors import BadInput, IncompleteRun
 from ..measure.planes import ImagePlanes, LabelRules, image_planes
 from ..store.partials import load_arrays, under_prefix, with_prefix
 from ..store.rundir import RunDir
+from .control import Control
 
 VERSION = 1
 
@@ -57,8 +58,8 @@ class LabelPlanes:
             digest.update(array.tobytes())
         self._folder = run.planes_path / digest.hexdigest()
 
-    def of_part(self, shard: int, part: int, images: NDArray[np.int64]) -> list[ImagePlanes]:
-        """Planes of the images (indices into the dataset) of a part of a shard's rows."""
+    def of_part(self, shard: int, part: int, images: NDArray[np.int64], control: Control) -> list[ImagePlanes]:
+        """Planes of the images (indices into the dataset) of a part of a shard's rows; may stop between batches."""
         path = self._folder / f"{shard:06d}-{part:04d}.npz"
         if path.exists():
             with suppress(IncompleteRun, ValueError):  # what is damaged is built again
@@ -66,7 +67,14 @@ class LabelPlanes:
         indices, size = images.tolist(), self._data.label_batch
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="labels") as pool:
-            planes = [image for batch in pool.map(self.of_images, batches) for image in batch]
+            planes = []
+            try:
+                for found in pool.map(self.of_images, batches):
+                    control.check()
+                    planes += found
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         with suppress(OSError):  # a run that cannot be written to serves as well without
             self._folder.mkdir(parents=True, exist_ok=True)
             save_planes(path, planes, images)

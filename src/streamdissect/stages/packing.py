@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..data.dataset import Dataset
 from ..data.foreign import open_foreign
+from ..data.labellers import Labels
+from ..data.labelling import label_dataset
 from ..data.opening import open_dataset
 from ..data.packed import write_packed
 from ..errors import BadInput
@@ -18,6 +20,7 @@ def pack(
     out: str | os.PathLike[str],
     *,
     layout: str | None = None,
+    labels: Labels | None = None,
     overwrite: bool = False,
     control: Control | None = None,
 ) -> Path:
@@ -31,6 +34,8 @@ def pack(
         The file, ending in `.h5`.
     layout : str, optional
         `voc`, `coco-panoptic`, `ade20k` or `cityscapes`.
+    labels : str, callable or sequence of these, optional
+        What labels the images beside their own labels, see `open_dataset`: its labels are made now and packed.
     overwrite : bool
         Replace a file of that name.
     control : Control, optional
@@ -58,11 +63,12 @@ def pack(
     if not path.parent.is_dir():
         raise BadInput("output file", repr(str(path)), "a file in a directory that exists", "make the directory")
     if layout is None:
-        dataset = data if isinstance(data, Dataset) else open_dataset(data)
+        opened = data if isinstance(data, Dataset) else open_dataset(data)
     elif isinstance(data, Dataset):
         raise BadInput("layout", f"{layout!r} of a dataset that is open", "the path of a directory", "leave it out")
     else:
-        dataset = open_foreign(layout, data)
+        opened = open_foreign(layout, data)
+    dataset = label_dataset(opened, labels)
     with control.metering("pack", len(dataset), "image") as meter:
 
         def advance(n: int) -> None:

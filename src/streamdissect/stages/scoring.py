@@ -248,7 +248,7 @@ def count_shard(work: Scoring, shard: int, control: Control) -> tuple[Arrays, di
     seconds = {"labels": 0.0, "count": 0.0}
     for part, rows in enumerate(groups_of(work.run.rows(shard))):
         begin = time.perf_counter()
-        images = work.labels.of_part(shard, part, work.recorded.images[rows.start : rows.stop])
+        images = work.labels.of_part(shard, part, work.recorded.images[rows.start : rows.stop], control)
         labelled = time.perf_counter()
         for position, counted in enumerate(counters):
             work.count(position, rows, images, counted, control)
