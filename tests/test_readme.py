@@ -105,6 +105,29 @@ def test_own_model_and_own_data(place):
     assert (place / "my_run" / "tables" / "units.csv").exists()
 
 
+def test_folders_published_sets_and_colours(place):
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    (tree, recipe) = (text for _, text in blocks("Data"))
+    for name in [*re.findall(r"^  (\S+\.(?:jpg|png))", tree, flags=re.M), "images/dog.jpg"]:
+        path = place / "my_folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (48, 48, 3) if "images" in name else (24, 24)
+        Image.fromarray(rng.integers(0, 256 if "images" in name else 3, shape, np.uint8)).save(path)
+    (header,) = re.findall(r"labels\.csv +(\S+)$", tree, flags=re.M)
+    lines = [header, "1,cat,object", "2,dog,object", "1,fur,material", "2,grass,material"]
+    (place / "my_folder" / "labels.csv").write_text("\n".join(lines))
+    voc = place / "VOCdevkit" / "VOC2012"
+    for folder, name, shape in (("JPEGImages", "a.jpg", (9, 9, 3)), ("SegmentationClass", "a.png", (9, 9))):
+        (voc / folder).mkdir(parents=True)
+        Image.fromarray(np.zeros(shape, np.uint8)).save(voc / folder / name)
+    printed = run(place, ["bash", "-euc", recipe])
+    assert "labels: colors, beside the dataset's own" in printed and "material" in printed
+    assert (place / "voc.h5").exists()
+
+
 def test_a_loop_that_exists_already(place):
     ((language, text),) = blocks("In a loop")
     assert language == "python"
