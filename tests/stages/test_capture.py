@@ -18,6 +18,7 @@ import streamdissect as sd
 from streamdissect.options import ExtractOptions
 from streamdissect.stages import arrivals
 from streamdissect.stages.arrivals import IndexSet
+from streamdissect.store.partials import Ledger
 
 N = 20
 
@@ -304,6 +305,139 @@ def test_options_that_describe_the_loop_are_refused(data, tmp_path):
         capturing(Pools(), data, tmp_path / "run", batch_size=4)
 
 
+def test_an_interrupted_record_is_not_saved(data, expected, tmp_path, monkeypatch):
+    """Ctrl-C after a shard went into the state and before its commit was known: it is done anew, and counted once."""
+    model = Pools()
+    from streamdissect.stages import recording
+
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    original = recording.describe_shard
+    with monkeypatch.context() as patched:
+        patched.setattr(recording, "describe_shard", interrupted)
+        with pytest.raises(KeyboardInterrupt), capturing(model, data, tmp_path / "run") as cap:
+            loop(cap, model, DataLoader(Images(data), 4))
+    with capturing(model, data, tmp_path / "run") as cap:
+        loop(cap, model, DataLoader(Images(data), 4))
+    assert_counts(sd.score(tmp_path / "run", data), expected)
+
+
+def test_a_flush_that_was_cut_after_a_commit(data, expected, tmp_path, monkeypatch):
+    model = Pools()
+    commit = Ledger.commit
+    calls = []
+
+    def cut(self, shard, content):
+        commit(self, shard, content)
+        calls.append(shard)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "commit", cut)
+        with pytest.raises(KeyboardInterrupt), capturing(model, data, tmp_path / "run") as cap:
+            loop(cap, model, DataLoader(Images(data), 4))
+            cap._arrivals._recorder.flush()
+    assert len(calls) > 2, "the rest is committed on leaving"
+    with capturing(model, data, tmp_path / "run") as cap:
+        loop(cap, model, DataLoader(Images(data), 4), skips=True)
+    assert_counts(sd.score(tmp_path / "run", data), expected)
+
+
+def test_images_of_another_size_are_refused(data, tmp_path):
+    """63 x 63 pixels give the same grid as 62 x 62, but other fields."""
+    model = Pools()
+    out = tmp_path / "run"
+    with sd.capture(model, ["coarse"], out, n_images=4) as cap:
+        with cap.images([0, 1]):
+            model(torch.zeros(2, 3, 63, 63))
+        with pytest.raises(sd.BadInput, match="a batch of 62 x 62, expected 63 x 63 as at first"), cap.images([2, 3]):
+            model(torch.zeros(2, 3, 62, 62))
+        with cap.images([2, 3]):
+            model(torch.zeros(2, 3, 63, 63))
+
+
+@pytest.mark.parametrize("part", [nn.Dropout(), nn.BatchNorm2d(3)])
+def test_a_network_in_training_mode_is_refused(data, tmp_path, part):
+    model = nn.Sequential(part, nn.MaxPool2d(4))
+    name = type(part).__name__
+    message = rf"{name} '0' in training mode, expected a network in evaluation mode; call model\.eval\(\)"
+    with sd.capture(model, ["1"], tmp_path / "run", n_images=2) as cap:
+        with pytest.raises(sd.BadInput, match=message), cap.images([0, 1]):
+            pass
+        model.eval()
+        with cap.images([0, 1]):
+            model(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("index", [[0.5], ["a"], 3, None, [[0, 1]], torch.tensor([0.0]), [True, False]])
+def test_indices_that_are_none(data, tmp_path, index):
+    with pytest.raises(sd.BadInput, match=r"index|no image"), capturing(Pools(), data, tmp_path / "run") as cap:
+        cap.skip(index)
+        with cap.images(index):
+            pass
+
+
+@pytest.mark.parametrize("n_images", [0, -1, 2.0, "4", None, True])
+def test_numbers_of_images_that_are_none(data, tmp_path, n_images):
+    with pytest.raises(sd.BadInput, match="n_images: got"):
+        sd.capture(Pools(), LAYERS, tmp_path / "run", n_images=n_images)
+
+
+def test_what_is_no_module_and_what_is_no_dataset(tmp_path):
+    with pytest.raises(sd.BadInput, match=r"model: got 'x\.py:y', expected a torch\.nn\.Module"):
+        sd.capture("x.py:y", LAYERS, tmp_path / "run", n_images=4)
+    with pytest.raises(sd.BadInput, match=r"data: got \[1, 2\]"):
+        sd.capture(Pools(), LAYERS, tmp_path / "run", n_images=4, data=[1, 2])
+
+
+def test_after_a_failed_entry_the_run_is_free(data, expected, tmp_path):
+    """A damaged file is named; once it is gone the same process goes on."""
+    model, out = Pools(), tmp_path / "run"
+    with pytest.raises(ZeroDivisionError), capturing(model, data, out) as cap:
+        loop(cap, model, DataLoader(Images(data), 4), stop_after=3)
+    (leftover,) = (out / "partial" / "extract" / "leftover").glob("*.npz")
+    leftover.write_bytes(leftover.read_bytes()[:100])
+    with pytest.raises(sd.IncompleteRun, match="damaged"), capturing(model, data, out):
+        pass
+    leftover.unlink()
+    with capturing(model, data, out) as cap:
+        loop(cap, model, DataLoader(Images(data), 4))
+    assert_counts(sd.score(out, data), expected)
+
+
+def test_the_same_capture_may_be_entered_again(data, expected, tmp_path):
+    model = Pools()
+    cap = capturing(model, data, tmp_path / "run")
+    for stop in (3, None):
+        try:
+            with cap:
+                loop(cap, model, DataLoader(Images(data), 4), stop)
+        except ZeroDivisionError:
+            assert stop
+    assert_counts(sd.score(tmp_path / "run", data), expected)
+
+
+def test_lost_activations_need_a_new_capture(data, tmp_path):
+    model, out = Pools(), tmp_path / "run"
+    with capturing(model, data, out) as cap:
+        loop(cap, model, DataLoader(Images(data), 4))
+    (out / "activations.zarr" / "fine" / "c" / "1" / "0" / "0" / "0").unlink()
+    with pytest.raises(sd.IncompleteRun, match=r"capture again with overwrite=True"):
+        sd.score(out, data)
+    with pytest.raises(sd.IncompleteRun, match=r"capture again with overwrite=True"), capturing(model, data, out):
+        pass
+    with capturing(model, data, out, overwrite=True) as cap:
+        loop(cap, model, DataLoader(Images(data), 4))
+    assert sd.score(out, data).summary["images"] == N
+
+
 def test_data_parallel_is_refused(data, tmp_path):
     with pytest.raises(sd.BadInput, match=r"pass model\.module; for several GPUs start one process for each"):
         capturing(nn.DataParallel(Pools()), data, tmp_path / "run")
@@ -410,6 +544,56 @@ def test_the_last_rank_names_what_is_missing(data, tmp_path):
         run(1)
 
 
+def test_ranks_that_announce_their_own_share_are_found(data, tmp_path):
+    """`n_images=len(sampler)`: what the others bring must not be dropped."""
+    out = tmp_path / "run"
+    loaders = [DataLoader(Images(data), 4, sampler=range(rank, N, 2)) for rank in range(2)]
+    caps = [sd.capture(Pools(), LAYERS, out, n_images=10, data=data, shard=(rank, 2)) for rank in range(2)]
+    for cap, loader in zip(caps, loaders, strict=True):
+        loop(cap.__enter__(), cap._model, loader)
+    caps[0].__exit__(None, None, None)  # its ten images are as many as were announced
+    with pytest.raises(
+        sd.IncompleteRun, match=r"20 different images came, 10 were announced.*of all processes together"
+    ):
+        caps[1].__exit__(None, None, None)
+
+
+def test_a_shard_that_a_dead_rank_left_in_its_state_is_not_taken_again(data, expected, tmp_path, monkeypatch):
+    """It died between saving its state and its first commit, after another rank had begun."""
+    model, out = Pools(), tmp_path / "run"
+
+    def dies(self, shard, content):
+        raise ZeroDivisionError
+
+    first = capturing(model, data, out, shard=(0, 2))
+    loader = DataLoader(Images(data), 4, sampler=range(8))
+    with pytest.raises(ZeroDivisionError), first as cap:
+        loop(cap, model, loader)
+        second = capturing(model, data, out, shard=(1, 2)).__enter__()
+        monkeypatch.setattr(Ledger, "commit", dies)
+        cap._arrivals._recorder.flush()
+    monkeypatch.undo()
+    loop(second, model, DataLoader(Images(data), 4, sampler=range(8, N)))
+    second.__exit__(None, None, None)
+    with capturing(model, data, out) as cap:
+        loop(cap, model, DataLoader(Images(data), 4))
+    assert_counts(sd.score(out, data), expected)
+
+
+def test_a_rank_that_was_missing_something_before_does_not_speak_too_early(data, expected, tmp_path):
+    model, out = Pools(), tmp_path / "run"
+    with pytest.raises(sd.IncompleteRun, match="missing"):
+        for rank in range(2):
+            sampler = DistributedSampler(range(N), 2, rank, shuffle=False)
+            with capturing(model, data, out, shard=(rank, 2)) as cap:
+                loop(cap, model, DataLoader(Images(data), 4, sampler=sampler, drop_last=True))
+    for rank in range(2):  # rank 0 ends before rank 1 begins, and is silent
+        sampler = DistributedSampler(range(N), 2, rank, shuffle=False)
+        with capturing(model, data, out, shard=(rank, 2)) as cap:
+            loop(cap, model, DataLoader(Images(data), 4, sampler=sampler))
+    assert_counts(sd.score(out, data), expected)
+
+
 def test_ranks_may_be_of_another_number_when_they_go_on(data, expected, tmp_path):
     out, model = tmp_path / "run", Pools()
     for rank in range(2):
@@ -437,7 +621,9 @@ def test_a_second_process_alone_is_refused(data, tmp_path):
             with cap.images(index):
                 model(batch)
             [(code, message)] = ended(start(data, tmp_path / "run", "sampler = range(20)"))
-            assert code == 1 and "into which process" in message and "a directory of its own" in message
+            assert (
+                code == 1 and "into which another process captures" in message and "a directory of its own" in message
+            )
             raise ZeroDivisionError
 
 

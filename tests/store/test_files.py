@@ -234,6 +234,19 @@ def test_a_ledger_knows_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd", "lz4"])
+def test_activations_that_are_all_zero_are_files_too(codec, tmp_path):
+    layer = LayerArray("dead", 3, (4, 4), "float16", codec, 2)
+    store = ActivationStore(tmp_path / "activations.zarr", [layer], 6, 4)
+    store.create()
+    for shard, rows in ((0, 4), (1, 2)):
+        commit = store.write("dead", shard, np.zeros((rows, 3, 4, 4), np.float16))
+        assert store.find_damage("dead", shard, commit, thorough=True) == ""
+    assert not store.read("dead", range(6)).any()
+    store.file("dead", 0).unlink()
+    assert "missing" in store.find_damage("dead", 0, commit, thorough=False)
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd", "lz4"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_activations_come_back_and_plain_zarr_reads_them(codec, dtype, tmp_path):
     import zarr

@@ -43,6 +43,8 @@ def open_dataset(spec: str | os.PathLike[str], labels: Labels | None = None) -> 
 
 def find_dataset(spec: str | os.PathLike[str]) -> Dataset:
     """A dataset with its own labels."""
+    if not isinstance(spec, (str, os.PathLike)):
+        raise BadInput("data", repr(spec), FORMS, "or pass a Dataset")
     if isinstance(spec, str) and (spec == "synth" or spec.startswith("synth:")):
         from .synthetic import SyntheticScenes
 

@@ -27,6 +27,9 @@ BLOCK = 1024
 """Images whose presence is kept in one integer."""
 N_NAMED = 5
 """Missing images named in a message."""
+AGAIN = "run the same loop again"
+ANEW = "capture again with overwrite=True"
+OVERLAP = f"give each image to one process (DistributedSampler does), and {ANEW}"
 
 
 class IndexSet:
@@ -79,44 +82,65 @@ class Arrivals:
         """Those of the rows in the buffer."""
         self._seconds = 0.0
         self._read: set[int] = set()
-        """Shards whose commits were looked at."""
+        """Shards whose commits were looked at, and those recorded here."""
+        self._first_free = 0
+        """All shards below are among them."""
         self.recorded = IndexSet()
         """Images that are in the run already, or lie in a file of leftovers."""
 
     def __enter__(self) -> Self:
+        try:
+            self._open()
+        except BaseException:
+            with self._stack, self._present:
+                raise
+        return self
+
+    def _open(self) -> None:
+        """Be seen at work, and learn what is there."""
         self._ledger.create()
         self._leftovers.mkdir(exist_ok=True)
         presence = self._ledger.folder / "capturing"
         presence.mkdir(exist_ok=True)
         store_of(self.run).create()
         self._presence = self._present.enter_context(Claims(presence))
-        if self._rank is None and (living := self._presence.living()):
-            got = f"{str(self.run.path)!r}, into which {self._presence.describe(living[0])} captures"
-            raise BadInput("out", got, "a directory of its own", "choose another, or wait until it ends")
-        next(number for number in range(2**31) if self._presence.take(number))
         if self._rank is not None:
+            next(number for number in range(2**31) if self._presence.take(number))
             self._goodbye(self._rank[0]).unlink(missing_ok=True)
+        elif not self._presence.take(0) or self._presence.living():
+            got = f"{str(self.run.path)!r}, into which another process captures"
+            remedy = "wait until it ends, or tell both that they share the run: shard=(rank, of how many)"
+            raise BadInput("out", got, "a directory of its own", remedy)
         self._claims = self._stack.enter_context(Claims(self._ledger.claims_folder))
-        held = WorkerStates(self._ledger).recover()
+        self._states = WorkerStates(self._ledger)
+        held = self._states.recover()
         self._recorder = Recorder(self.run, self._claims)
         if lost := [shard for shard in sorted(held) if not self._ledger.is_done(shard)]:
-            raise IncompleteRun(f"{self._ledger.commit_path(lost[0])}: lost; capture again with overwrite=True")
+            raise IncompleteRun(f"{self._ledger.commit_path(lost[0])}: lost; {ANEW}")
         self._look_at_commits()
+        for shard in sorted(self._read):
+            commit = self._ledger.read(shard) or {"files": {}}
+            for name, file in commit["files"].items():
+                if damage := self._recorder.store.find_damage(name, shard, file, thorough=False):
+                    raise IncompleteRun(f"{damage}; {ANEW}")
         for path in self._leftover_paths():
             for index in load_arrays(path, "images".__eq__)["images"].tolist():
                 self.recorded.add(index)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self._stack, self._present:
-            self._recorder.flush()
-            if kind is not None or self._rank is not None:
-                self._save_leftover()
+            try:
+                self._recorder.flush()
+            finally:
+                if kind is not None or self._rank is not None:
+                    self._save_leftover()
             self._present.close()
-            if kind is None:
-                if self._rank is not None:
-                    self._goodbye(self._rank[0]).touch()
-                self._finish()
+            if kind is not None:
+                self._forget_goodbyes()
+                return
+            if self._rank is not None:
+                self._goodbye(self._rank[0]).touch()
+            self._finish()
 
     def add(self, images: Sequence[int], maps: Mapping[str, NDArray[Any]], seconds: float) -> None:
         """Rows of one batch: the dataset's index of each, activations (B, K, h, w) by layer, what they took.
@@ -158,6 +182,10 @@ class Arrivals:
         """Says that a rank has ended its loop."""
         return self._leftovers / f"{rank}.ended"
 
+    def _forget_goodbyes(self) -> None:
+        for path in self._leftovers.glob("*.ended"):
+            path.unlink(missing_ok=True)
+
     def _is_last(self, n_ranks: int) -> bool:
         """Whether nobody else is at work or still to come."""
         return not self._presence.living() and all(self._goodbye(rank).exists() for rank in range(n_ranks))
@@ -168,12 +196,12 @@ class Arrivals:
 
     def _look_at_commits(self) -> None:
         """Learn which images are recorded in commits that were not there before."""
-        for shard in range(self.run.n_shards):
-            if shard in self._read or (commit := self._ledger.read(shard)) is None:
-                continue
-            self._read.add(shard)
-            for index in commit["images"]:
-                self.recorded.add(index)
+        for shard in sorted(self._ledger.listed() - self._read):
+            commit = self._ledger.read(shard)
+            if commit is not None:
+                self._read.add(shard)
+                for index in commit["images"]:
+                    self.recorded.add(index)
 
     def _record_buffer(self) -> None:
         """A whole shard into the run, unless other processes have recorded some of its images meanwhile."""
@@ -181,14 +209,20 @@ class Arrivals:
             self._look_at_commits()
             fresh = [row for row, index in enumerate(self._images) if index not in self.recorded]
             if len(fresh) < self._rows:
+                kept, self._images = [self._images[row] for row in fresh], []  # nothing, should it be interrupted here
                 for buffer in self._buffer.values():
                     buffer[: len(fresh)] = buffer[fresh]
-                self._images = [self._images[row] for row in fresh]
+                self._images = kept
                 return
-        shard = next(filter(self._take, range(self.run.n_shards)), None)
+        shard = next(filter(self._take, range(self._first_free, self.run.n_shards)), None)
         if shard is None:
+            held = [number for number in self._claims.living() if number < self.run.n_shards]
+            if held:
+                raise IncompleteRun(f"capture: {self._claims.describe(held[0])} has shard {held[0]}; {AGAIN}")
             what = f"more than {self._n_images} images came, in several processes"
-            raise IncompleteRun(f"capture: {what}; {OVERLAP.format(self.run.path)}")
+            raise IncompleteRun(f"capture: {what}; {OVERLAP}")
+        while self._first_free in self._read:
+            self._first_free += 1
         self._recorder.record(shard, self._buffer, self._images, {"forward": self._seconds})
         self._read.add(shard)
         for index in self._images:
@@ -199,7 +233,8 @@ class Arrivals:
         """Claim a shard of full length that nobody has recorded."""
         if shard in self._read or len(self.run.rows(shard)) < self._rows or not self._claims.take(shard):
             return False
-        if self._ledger.is_done(shard):  # finished between the two looks
+        self._states.recover()  # who had it before may have died between its state and its commit
+        if self._ledger.is_done(shard):
             self._claims.release(shard)
             return False
         return True
@@ -218,16 +253,20 @@ class Arrivals:
         committed = read_committed(self._ledger)
         found = IndexSet(index for images in committed.values() for index in images)
         if len(found) < sum(map(len, committed.values())):
-            raise IncompleteRun(f"capture: {name_repeated(committed)}; {OVERLAP.format(self.run.path)}")
+            raise IncompleteRun(f"capture: {name_repeated(committed)}; {OVERLAP}")
         for path in self._leftover_paths():
             for index in load_arrays(path, "images".__eq__)["images"].tolist():
                 found.add(index)
         for index in self._images:
             found.add(index)
         self.recorded = found
+        if len(found) > self._n_images:
+            got = f"{len(found)} different images came, {self._n_images} were announced"
+            raise IncompleteRun(f"capture: {got}; {ANEW} and n_images of all processes together")
         if len(found) < self._n_images:
             self._save_leftover()
             if self._rank is None or self._is_last(self._rank[1]):
+                self._forget_goodbyes()
                 raise IncompleteRun(self._describe_missing())
         elif self._claims.take(self.run.n_shards):  # a number beside the shards': who fills them
             self._fill_shards(committed)
@@ -262,13 +301,15 @@ class Arrivals:
             rows = len(self.run.rows(shard))
             if len(images) == rows:
                 if not self._claims.take(shard):
-                    raise IncompleteRun(
-                        f"{self.run.path}: {self._claims.describe(shard)} has shard {shard}; run the same loop again"
-                    )
+                    raise IncompleteRun(f"capture: {self._claims.describe(shard)} has shard {shard}; {AGAIN}")
+                self._states.recover()
+                if self._ledger.is_done(shard):
+                    raise IncompleteRun(f"capture: shard {shard} was recorded by a process that died; {AGAIN}")
                 self._recorder.record(shard, {name: array[:rows] for name, array in target.items()}, images, {})
                 images, shard = [], next(free, -1)
         self._recorder.flush()
-        for path in (*paths, *self._leftovers.glob("*.ended")):
+        self._forget_goodbyes()
+        for path in paths:
             path.unlink(missing_ok=True)
 
     def _iter_rows(self, paths: Sequence[Path]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
@@ -280,9 +321,6 @@ class Arrivals:
             maps = under_prefix("maps", arrays)
             for position, index in enumerate(arrays["images"].tolist()):
                 yield index, {name: array[position] for name, array in maps.items()}
-
-
-OVERLAP = "give each image to one process (DistributedSampler does), and capture into {} again with overwrite=True"
 
 
 def read_committed(ledger: Ledger) -> dict[int, list[int]]:

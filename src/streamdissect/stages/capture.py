@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import reprlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,13 +12,16 @@ from dataclasses import fields, replace
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from ..data.dataset import Dataset
 from ..data.labelling import base_of, labellers_of
 from ..data.opening import open_dataset
-from ..errors import BadInput
+from ..errors import BadInput, StorageFailure
 from ..measure.fieldmap import FieldMap
 from ..models import field_maps, hash_state, name_object, resolve_layers
 from ..models.hooks import ActivationHooks
@@ -32,6 +36,7 @@ from .planning import plain, plan_run, require_identity
 from .ranks import find_rank
 from .selection import split_names
 
+DEPENDING_ON_MODE = (_NormBase, _DropoutNd)
 MOST_IMAGES = 2**32
 """Indices of images, where no dataset tells."""
 IDENTITY_OPTIONS = ("dtype", "tails", "thresholds", "top_images", "codec", "layout", "prefix_tokens", "grid")
@@ -51,8 +56,6 @@ class Capture:
         data: Dataset | None,
         options: ExtractOptions,
     ) -> None:
-        if n_images < 1:
-            raise BadInput("n_images", repr(n_images), "the number of images to come, at least 1", "pass len(dataset)")
         self._network = unwrapped(model)
         self._model, self._out, self._n_images, self._data = model, out, n_images, data
         self._options = options
@@ -70,6 +73,7 @@ class Capture:
         self._input_size: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
+        self._arrivals, self._seen, self._n_fresh = None, IndexSet(), 0  # it may be entered again
         self._identity = {
             "model": type(self._network).__qualname__,  # its module may be __main__ for one process only
             "state": hash_state(self._model),
@@ -94,14 +98,15 @@ class Capture:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._arrivals is None and kind is None:
+        if self._arrivals is None and self._rank is None and kind is None:
             self._stack.close()
             raise BadInput("capture", "no image", f"{self._n_images} images", "call the model within images(index)")
-        self._stack.__exit__(kind, error, at)
+        with naming_storage(self._out):
+            self._stack.__exit__(kind, error, at)
 
     def skip(self, index: Sequence[int] | Tensor | NDArray[Any]) -> bool:
         """Whether all images of a batch are recorded already, so that the loop may go on to the next one."""
-        indices = [operator.index(i) for i in index]
+        indices = as_indices(index)
         return all(i in self._seen or self._is_recorded(i) for i in indices)
 
     def _is_recorded(self, index: int) -> bool:
@@ -116,11 +121,12 @@ class Capture:
         BadInput
             The batch is of another size, an image comes twice, or more come than were announced.
         """
-        indices = [operator.index(i) for i in index]
+        indices = as_indices(index)
         if not indices:
             yield
             return
         self._check(indices)
+        refuse_training(self._model)
         begin, self._n_calls = time.perf_counter(), 0
         self._hooks.clear()
         yield
@@ -136,8 +142,17 @@ class Capture:
                 raise BadInput(
                     "images", f"{len(indices)} indices", f"{len(batch)}, the batch of layer {name}", "pass one each"
                 )
+        with naming_storage(self._out):
+            self._record(indices, maps, begin)
+
+    def _record(self, indices: list[int], maps: dict[str, NDArray[Any]], begin: float) -> None:
+        """What is new of a batch, into the run."""
         if self._arrivals is None:
             self._arrivals = self._stack.enter_context(self._begin(maps))
+        expected = tuple(self._arrivals.run.manifest["plan"]["input_size"])
+        if (self._input_size or (0, 0)) != expected:
+            sizes = [" x ".join(map(str, size)) for size in (self._input_size or (0, 0), expected)]
+            raise BadInput("images", f"a batch of {sizes[0]}", f"{sizes[1]} as at first", "use one input size")
         fresh = [row for row, i in enumerate(indices) if not self._is_recorded(i)]
         self._n_fresh += len(fresh)
         for i in indices:
@@ -149,11 +164,13 @@ class Capture:
     def _check(self, indices: list[int]) -> None:
         """Refuse images that do not exist, come twice, or are more than announced."""
         most = MOST_IMAGES if self._data is None else len(self._data)
+        here: set[int] = set()
         for i in indices:
             if not 0 <= i < most:
                 raise BadInput("images", f"index {i}", f"0 to {most - 1}", "pass the dataset's own indices")
-            if i in self._seen or indices.count(i) > 1:
+            if i in self._seen or i in here:
                 raise BadInput("images", f"image {i} again", "each image once", "leave repeated images out")
+            here.add(i)
         n_fresh = self._n_fresh + sum(not self._is_recorded(i) for i in indices)
         if n_fresh > self._n_images:
             raise BadInput("images", f"{n_fresh} images", f"the {self._n_images} announced", "raise n_images")
@@ -182,11 +199,39 @@ class Capture:
 
     def _resume(self, run: RunDir) -> Arrivals:
         """Go on with a run that is there, if it is this one."""
-        if not run.manifest["identity"].get("captured"):
+        if not run.is_captured:
             got = f"{os.fspath(self._out)!r}, a run of extract"
             raise BadInput("out", got, "a new or empty directory, or a run of capture", "choose another")
         require_identity(run, self._identity)
         return Arrivals(run, self._rank)
+
+
+def as_indices(index: Sequence[int] | Tensor | NDArray[Any]) -> list[int]:
+    """The indices of a batch as plain integers. BadInput where they are none."""
+    try:
+        indices = [-1 if isinstance(i, (bool, np.bool_)) else operator.index(i) for i in index]
+    except TypeError as error:
+        expected = "a sequence, tensor or array of the images' numbers in the dataset"
+        raise BadInput("images", f"an index {reprlib.repr(index)}", expected, "pass what the loader yields") from error
+    return indices
+
+
+def refuse_training(model: nn.Module) -> None:
+    """BadInput where a part would act otherwise than in evaluation: dropout, or statistics of the batch."""
+    for name, part in model.named_modules():
+        if part.training and isinstance(part, DEPENDING_ON_MODE):
+            got = f"{type(part).__name__} {name!r} in training mode"
+            raise BadInput("model", got, "a network in evaluation mode", "call model.eval() before the loop")
+
+
+@contextmanager
+def naming_storage(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system says about a file into a failure that names it."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename or os.fspath(out)}: {error.strerror or error}"
+        raise StorageFailure(f"{what}; what was recorded stays: run the same loop again") from error
 
 
 def capture(
@@ -248,5 +293,13 @@ def capture(
     if useless := sorted(named.keys() & {f.name for f in fields(ExtractOptions)} - set(USED_OPTIONS)):
         remedy = "leave it out: the loop is yours"
         raise BadInput(useless[0], repr(named[useless[0]]), "an option that bears on a capture", remedy)
+    if not isinstance(model, nn.Module):
+        raise BadInput("model", repr(model), "a torch.nn.Module, the one that the loop calls", "pass it itself")
+    try:
+        announced = -1 if isinstance(n_images, bool) else operator.index(n_images)
+    except TypeError:
+        announced = -1
+    if announced < 1:
+        raise BadInput("n_images", repr(n_images), "the number of images to come, at least 1", "pass len(dataset)")
     opened = data if data is None or isinstance(data, Dataset) else open_dataset(data)
-    return Capture(model, layers, out, n_images, opened, replace(options or ExtractOptions(), **named))
+    return Capture(model, layers, out, announced, opened, replace(options or ExtractOptions(), **named))

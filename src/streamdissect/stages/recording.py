@@ -98,9 +98,10 @@ class Recorder:
             self._top[j].add(highest, rows)
         counted = time.perf_counter()
         took = {**seconds, "write": written - begin, "thresholds": counted - written}
-        self._is_whole = True
+        commit = describe_shard(images, files, took)
         self._held.append(shard)
-        self._pending[shard] = describe_shard(images, files, took)
+        self._pending[shard] = commit
+        self._is_whole = True  # last: a state that was interrupted before is not to be saved
         since = time.monotonic() - self._saved_at
         if since > max(COMMIT_SECONDS, STATE_SHARE * self._save_seconds):
             self.flush()
@@ -135,7 +136,8 @@ class Recorder:
         """Save the state, then commit the shards it holds."""
         if not self._pending or not self._is_whole:
             return
-        if lost := [shard for shard in self._pending if not self.claims.holds(shard)]:
+        waiting = [shard for shard in self._pending if not self.ledger.is_done(shard)]  # a flush may be cut after some
+        if lost := [shard for shard in waiting if not self.claims.holds(shard)]:
             raise IncompleteRun(
                 f"{name_shards(lost, self.run.n_shards)} taken over by another process: this one was "
                 "thought dead; run the same command again"
@@ -233,12 +235,15 @@ def read_recorded(run: RunDir) -> Recorded:
     """Merge what the workers left. IncompleteRun where shards are missing, damaged or held twice."""
     ledger = run.ledger("extract")
     WorkerStates(ledger).recover()
+    if run.is_captured and (missing := ledger.missing()):
+        raise IncompleteRun(f"{name_shards(missing, run.n_shards)} not finished; run the same capture loop again")
     commits = list(ledger.commits())
     store = store_of(run)
     for shard, commit in enumerate(commits):
         for name, expected in commit["files"].items():
             if damage := store.find_damage(name, shard, expected, thorough=False):
-                raise IncompleteRun(f"{damage}; run the same extract again")
+                remedy = "capture again with overwrite=True" if run.is_captured else "run the same extract again"
+                raise IncompleteRun(f"{damage}; {remedy}")
     layers, plans = layers_of(run), [StreamPlan(**layer["streams"]) for layer in run.manifest["layers"]]
     streams = [plan.streams(layer) for plan, layer in zip(plans, layers, strict=True)]
     top = [TopImages(layer.n_units, int(run.manifest["plan"]["top_images"])) for layer in layers]

@@ -22,6 +22,8 @@ CHUNK_BYTES, CHUNK_IMAGES = 4 << 20, 64
 """Of what is read and decoded at once, at most."""
 WORTHWHILE = 1.15
 """Compression that makes up for its time; signed data shrink by 1.0 to 1.1 only."""
+WRITES_ALL: Any = {"write_empty_chunks": True}
+"""Chunks of zeros too: a file that is there was written, and comparing costs more than writing."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,14 @@ class ActivationStore:
                     shards=(self.shard_images, layer.n_units, *layer.grid),
                     compressors=[*compressors, Crc32cCodec()],
                     fill_value=0,
-                    # comparing every chunk with the fill value costs more than writing it
-                    config={"write_empty_chunks": True},
+                    config=WRITES_ALL,
                 )
 
     def _array(self, layer: str) -> zarr.Array[Any]:
         if layer not in self._arrays:
             try:
-                array = zarr.open_array(self.path / layer, mode="r+", config={"write_empty_chunks": True})
+                # opening takes a config and ignores it (zarr 3.1): a shard of zeros would leave no file
+                array = zarr.open_array(self.path / layer, mode="r+").with_config(WRITES_ALL)
             except (FileNotFoundError, ValueError, KeyError) as error:
                 raise IncompleteRun(f"{self.path / layer}: no Zarr array ({error}); extract again") from error
             self._arrays[layer] = array

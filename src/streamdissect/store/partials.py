@@ -120,6 +120,11 @@ class Ledger:
         path = self.data_path(shard)
         return path.exists() and path.stat().st_size == commit["file"]["bytes"]
 
+    def listed(self) -> set[int]:
+        """Shards whose commits a look at the folder finds."""
+        names = (path.stem for path in self.folder.glob("[0-9]*.json") if ASIDE not in path.name)
+        return {int(name) for name in names if name.isdigit()}
+
     def missing(self) -> list[int]:
         """Shards that are not committed."""
         return [shard for shard in range(self.n_shards) if not self.is_done(shard)]

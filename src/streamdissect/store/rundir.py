@@ -126,6 +126,11 @@ class RunDir:
         return self.path if name is None else self.path / "scores" / name
 
     @property
+    def is_captured(self) -> bool:
+        """Whether a loop of somebody's own made it, and not `extract`."""
+        return bool(self.manifest["identity"].get("captured"))
+
+    @property
     def n_shards(self) -> int:
         return int(self.manifest["plan"]["n_shards"])
 
