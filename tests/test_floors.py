@@ -12,7 +12,7 @@ import streamdissect
 PACKAGE = Path(streamdissect.__file__).parent
 FLOORS = [
     {"errors", "tally", "atomic", "richtext"},
-    {"callables", "options"},
+    {"callables", "hdf5files", "options"},
     {"kernels"},
     {"quantile"},
     {"measure"},

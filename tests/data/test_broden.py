@@ -362,10 +362,14 @@ def test_an_image_of_another_size_than_listed_is_refused(broden, picture):
 # Paths
 
 
-@pytest.mark.parametrize("name", ["../label.png", "sub/../../x.png", "sub/../a.png", "/x.png", "..", "x\0.png"])
+@pytest.mark.parametrize("name", ["../label.png", "sub/../../x.png", "sub/../a.png", "/x.png", ".."])
 def test_paths_that_leave_the_images_are_refused(broden, name):
     refused(broden({"index.csv": f"image\n{name}\n"}), "index.csv line 2", repr(name))
     refused(broden({"index.csv": ROW.format(name, "", "")}, "layer"), "index.csv line 2", repr(name))
+
+
+def test_a_table_with_nul_characters_is_refused(broden):
+    refused(broden({"index.csv": "image\nx\0.png\n"}), "index.csv", "NUL", "UTF-8")
 
 
 def test_an_empty_image_name_is_refused(broden):

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from streamdissect import BadInput, open_dataset
+from streamdissect import BadInput, StorageFailure, open_dataset
 from streamdissect.data.folder import FolderDataset
 
 LABELS = "number,name,category\n1,cat,object\n2,dog,object\n3,ear,part\n"
@@ -238,3 +238,35 @@ def test_labels_without_images(tmp_path, folder):
     with pytest.raises(BadInput, match="the directory holds one, set"):
         (made / "pictures").rename(made / "images")
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"labels.csv": "number,name,category,ignore\n1,cat,object,no\n2,d,object,\n3,e,part,\n"},
+            "column ignore.*'no'",
+        ),
+        ({"labels.csv": "number;name;category\n1;cat;object\n"}, "separate the cells by commas"),
+        ({"labels.csv": LABELS + "9" * 5000 + ",lion,object\n"}, "whole number from 0 to 65535"),
+        ({"labels.csv": LABELS + "9,li\0on,object\n"}, "NUL"),
+        ({"labels/object/train/a.PNG": grey(OBJECT)}, "one label map for each picture"),
+    ],
+)
+def test_tables_and_files_that_would_be_misread(folder, change, message):
+    with pytest.raises(BadInput, match=message):
+        open_dataset(folder(change))
+
+
+def test_what_cannot_be_listed_is_not_left_out(folder, monkeypatch):
+    made = folder()
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("train"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(StorageFailure, match="train: Permission denied"):
+        open_dataset(made)

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -126,7 +127,7 @@ def test_a_file_system_without_locks(scenes, monkeypatch):
 
     monkeypatch.setattr(packed.h5py, "File", without_locks)
     assert_same(data, PackedDataset(path))
-    assert tried == ["best-effort", False]
+    assert tried == ["best-effort", False] * 2  # once for the tables, once for the rest
 
 
 def test_it_opens_while_the_users_own_handle_is_open(scenes):
@@ -261,3 +262,119 @@ def test_labels_may_be_made_while_packing(tmp_path):
     again = open_dataset(pack(plain, made, labels="colors?category=tone"))
     assert again.concepts.category_name[-1] == "tone"
     assert_same(labelled, again)
+
+
+# Files of strangers: nothing outside the file is read, nothing is allocated that it does not hold
+
+
+def outside_storage(file, path):
+    del file["concepts/name"]
+    n = len(file["concepts/number"])
+    file.create_dataset("concepts/name", (n,), "S4", external=[(str(path), 0, 4 * n)])
+
+
+def outside_link(file, path):
+    del file["labels/pixels"]
+    file["labels/pixels"] = h5py.ExternalLink(str(path), "x")
+
+
+def soft_link(file, path):
+    del file["images/size"]
+    file["images/size"] = h5py.SoftLink("/images/size")
+
+
+def virtual(file, path):
+    source = h5py.VirtualSource(str(path), "x", file["images/offset"].shape, np.int64)
+    layout = h5py.VirtualLayout(source.shape, np.int64)
+    layout[:] = source
+    del file["images/offset"]
+    file.create_virtual_dataset("images/offset", layout)
+
+
+def huge(file, path):
+    del file["images/size"]
+    file.create_dataset("images/size", (2**33, 2), np.int32, chunks=(2**16, 2))
+
+
+def huge_pixels(file, path):
+    file["labels/pixels"].resize((2**40,))
+
+
+def overflowing_pointers(file, path):
+    pointer = file["labels/layer_start"][:]
+    pointer[1:3] = 2**63 - 1, -2
+    file["labels/layer_start"][:] = pointer
+
+
+def large_maps(file, path):
+    file["labels/size"][:] = 2**31 - 1
+
+
+def group(file, path):
+    del file["images/data"]
+    file.create_group("images/data")
+
+
+def scalar(file, path):
+    del file["images/name"]
+    file["images/name"] = "abcd"
+
+
+def other_type(file, path):
+    pixels = file["labels/pixels"][:]
+    del file["labels/pixels"]
+    file["labels/pixels"] = pixels.astype(np.int64) - 1
+
+
+def wrong_version(file, path):
+    file.attrs["schema_version"] = "new"
+
+
+def no_fingerprint(file, path):
+    del file.attrs["fingerprint"]
+
+
+HOSTILE = [outside_storage, outside_link, soft_link, virtual, huge, huge_pixels, overflowing_pointers, large_maps,
+           group, scalar, other_type, wrong_version, no_fingerprint]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=lambda change: change.__name__)
+def test_hostile_files_are_refused(scenes, tmp_path, change):
+    _, path = scenes
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["x"] = np.arange(1000)
+    with h5py.File(path, "r+") as file:
+        change(file, secret)
+    tracemalloc.start()
+    with pytest.raises(BadInput, match="damaged content"):
+        open_dataset(path)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_an_index_beyond_the_images(scenes):
+    _, path = scenes
+    data = open_dataset(path)
+    for ask in (data.image, data.image_size, data.labels, data.encoded):
+        for index in (-1, len(data)):
+            with pytest.raises(IndexError, match="of 6"):
+                ask(index)
+
+
+def test_a_full_disk_is_named_and_nothing_left(tmp_path):
+    """The limit on a file's size stands for the disk's end; HDF5 by itself would bring the process down."""
+    code = (
+        "import resource, signal, sys\n"
+        "from streamdissect import StorageFailure, pack\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))\n"
+        "try:\n    pack('synth:?n=40&size=64', 'x.h5')\n"
+        "except StorageFailure as error:\n    print(error)\n"
+    )
+    for limit in (1000, 50_000, 200_000):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(limit)], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 and "File too large" in done.stdout, (limit, done.stderr)
+        assert list(tmp_path.iterdir()) == []

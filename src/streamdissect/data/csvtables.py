@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..errors import BadInput, StorageFailure
 
+MOST_DIGITS = 20
 LARGEST_NUMBER = 65535
 """The largest label number a map can hold: R + 256 G."""
 
@@ -74,13 +75,17 @@ def open_table(directory: str, name: str, required: Sequence[str]) -> Table | No
     except OSError as error:
         raise StorageFailure(f"{path}: {error.strerror}") from error
     try:
+        if b"\0" in content:
+            raise csv.Error("it holds NUL characters")
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(path, str(error), "a CSV table in UTF-8", "save the table again") from error
     (_, header), *lines = [line for line in lines if any(line[1])] or [(1, [])]
     if missing := [column for column in required if column not in header]:
-        raise BadInput(path, f"columns {header}", f"a column {missing[0]!r}", "add the header line or the column")
+        is_split_otherwise = len(header) == 1 and any(sign in header[0] for sign in ";\t")
+        remedy = "separate the cells by commas" if is_split_otherwise else "add the header line or the column"
+        raise BadInput(path, f"columns {header}", f"a column {missing[0]!r}", remedy)
     if repeated := [column for column in header if header.count(column) > 1]:
         raise BadInput(path, f"column {repeated[0]!r} twice", "each column once", "rename or remove one")
     rows = []
@@ -111,4 +116,4 @@ def digest_tables(tables: Sequence[Table | None]) -> bytes:
 
 def is_number(text: str) -> bool:
     """Whether a text consists of the digits 0 to 9."""
-    return text.isascii() and text.isdigit()
+    return text.isascii() and text.isdigit() and len(text) < MOST_DIGITS

@@ -53,8 +53,8 @@ class ImageLabels:
 class Dataset(ABC):
     """Images with dense labels. Picklable: files are opened on first use in each process, handles never travel."""
 
-    spec: str
-    """What `open_dataset` was given: a path, made absolute, or the name of a built-in set."""
+    spec: str = ""
+    """What `open_dataset` was given: a path, made absolute, or the name of a built-in set. Empty: an object alone."""
     names: Sequence[str]
     """N image names, unique."""
     concepts: Concepts

@@ -9,7 +9,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput
+from ..errors import BadInput, StorageFailure
 from .csvtables import LARGEST_NUMBER, Table, digest_tables, require_table
 from .dataset import Concepts, Dataset, ImageLabels
 from .imagefiles import (
@@ -140,7 +140,7 @@ class FolderDataset(Dataset):
             index_of[stem] = index
         found: list[list[tuple[int, str]]] = [[] for _ in self.names]
         categories = self.concepts.category_name
-        for folder in sorted(os.listdir(self._labels)):
+        for folder in list_folder(self._labels):
             path = os.path.join(self._labels, folder)
             if folder.startswith(".") or not os.path.isdir(path):
                 continue
@@ -154,13 +154,17 @@ class FolderDataset(Dataset):
                 if stem not in index_of:
                     picture = f"a picture {os.path.join('images', stem)} with one of {', '.join(ENDINGS)}"
                     raise BadInput(os.path.join(path, name), "no picture of its name", picture, "rename or remove it")
-                found[index_of[stem]].append((categories.index(folder), f"{folder}/{name}"))
+                layers = found[index_of[stem]]
+                if layers and layers[-1][0] == categories.index(folder):
+                    got = f"{name} and {layers[-1][1].partition('/')[2]}"
+                    raise BadInput(path, got, "one label map for each picture", "remove one")
+                layers.append((categories.index(folder), f"{folder}/{name}"))
         return [tuple(sorted(layers)) for layers in found]
 
 
 def iter_files(root: str) -> Iterator[str]:
     """Files below a directory, relative, with forward slashes; none hidden, no tables. Linked folders are refused."""
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=refuse_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
@@ -174,11 +178,24 @@ def iter_files(root: str) -> Iterator[str]:
                 yield path
 
 
+def refuse_unreadable(error: OSError) -> None:
+    """What cannot be listed is not left out."""
+    raise StorageFailure(f"{error.filename}: {error.strerror}") from error
+
+
+def list_folder(path: str | os.PathLike[str]) -> list[str]:
+    """Names in a directory, sorted."""
+    try:
+        return sorted(os.listdir(path))
+    except OSError as error:
+        raise StorageFailure(f"{path}: {error.strerror}") from error
+
+
 def is_folder_of_pictures(path: str | os.PathLike[str]) -> bool:
     """Whether a directory has a folder `images`, or holds pictures itself."""
     if os.path.isdir(os.path.join(path, "images")):
         return True
-    return os.path.isdir(path) and any(name.lower().endswith(ENDINGS) for name in os.listdir(path))
+    return os.path.isdir(path) and any(name.lower().endswith(ENDINGS) for name in list_folder(path))
 
 
 def is_text(name: str) -> bool:
@@ -205,7 +222,9 @@ def read_labels(table: Table | None) -> tuple[Concepts, list[NDArray[np.uint16]]
         if (category, number) in rows:
             raise BadInput(cells.place, f"number {number} of {category} again", "each number once", "remove a line")
         rows[category, number] = name
-        if cells.get("ignore") not in ("", "0"):
+        if (mark := cells.get("ignore")) not in ("", "0", "1"):
+            raise BadInput(f"{cells.place}, column ignore", repr(mark), "1, 0 or nothing", "correct the table")
+        if mark == "1":
             if category in ignored:
                 raise BadInput(cells.place, "ignore again", "one ignored number in a category", "merge the numbers")
             ignored[category] = number
@@ -215,6 +234,8 @@ def read_labels(table: Table | None) -> tuple[Concepts, list[NDArray[np.uint16]]
         names.setdefault(number, set()).add(name)
     is_shared = all(len(several) == 1 for several in names.values())
     numbered = {key: key[1] if is_shared else position for position, key in enumerate(rows, start=1)}
+    if len(rows) > LARGEST_NUMBER:
+        raise BadInput(TABLE, f"{len(rows)} lines", f"at most {LARGEST_NUMBER}", "leave some out")
     home = {number: (rows[key], categories.index(key[0])) for key, number in numbered.items()}  # later lines win
     lookup = [np.zeros(LARGEST_NUMBER + 1, np.uint16) for _ in categories]
     for (category, value), number in numbered.items():

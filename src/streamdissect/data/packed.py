@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import replacing
 from ..errors import BadInput, StorageFailure
+from ..hdf5files import creating_hdf5
 from .csvtables import LARGEST_NUMBER
 from .dataset import Concepts, Dataset, ImageLabels
 from .imagefiles import check_size, read_image
@@ -25,6 +25,12 @@ PICTURE_CHUNK = 1 << 20
 """Bytes."""
 LABEL_CHUNK = 1 << 16
 """Pixels: a few label maps of the usual size."""
+MOST_COMPRESSION = 1100
+"""Of deflate: a file cannot hold more."""
+LARGEST_MAP = 1 << 28
+"""Pixels of a label map."""
+STREAMS = {"images/data": np.uint8, "labels/pixels": np.uint16}
+"""dtypes of the arrays that are read by pieces."""
 BUFFERED = 1 << 22
 """Values gathered before they are appended."""
 LEVEL = 4
@@ -69,7 +75,7 @@ def write_packed(dataset: Dataset, path: str | os.PathLike[str], advance: Callab
     labels: dict[str, list[Any]] = {name: [] for name in ("size", "layer_category", "whole")}
     labels |= {name: [0] for name in ("layer_start", "pixel_start", "whole_start")}
     try:
-        with replacing(path) as aside, h5py.File(aside, "w") as file:
+        with creating_hdf5(path) as file:
             pictures = Appended(file, "images/data", np.uint8, PICTURE_CHUNK, is_compressed=False)
             pixels = Appended(file, "labels/pixels", np.uint16, LABEL_CHUNK, is_compressed=True)
             for start in range(0, len(dataset), dataset.label_batch):
@@ -155,7 +161,7 @@ class PackedDataset(Dataset):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.spec = os.path.abspath(path)
-        self._opened: tuple[int, h5py.File] | None = None
+        self._opened: tuple[int, h5py.File, dict[str, h5py.Dataset]] | None = None
         arrays, texts, self._fingerprint = self._read_tables()
         self.names, self._splits = texts["images/name"], texts["images/split"]
         self._arrays = arrays
@@ -179,25 +185,25 @@ class PackedDataset(Dataset):
 
     def encoded(self, index: int) -> bytes:
         """The picture file's content."""
-        start, stop = self._arrays["images/offset"][index : index + 2].tolist()
+        start, stop = self._arrays["images/offset"][self._check(index) : index + 2].tolist()
         return self._read("images/data", start, stop).tobytes()
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """(rows, columns, 3) uint8 RGB. BadInput where the picture cannot be decoded or is not of its size."""
-        place = f"{self.spec}, image {self.names[index]}"
+        place = f"{self.spec}, image {self.names[self._check(index)]}"
         pixels = read_image(self.encoded(index), place)
         check_size(place, pixels.shape[:2], self.image_size(index), "as the file says")
         return pixels
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(rows, columns)"""
-        rows, columns = self._arrays["images/size"][index].tolist()
+        rows, columns = self._arrays["images/size"][self._check(index)].tolist()
         return rows, columns
 
     def labels(self, index: int) -> ImageLabels:
         """Labels of one image. BadInput for a number without an entry."""
         arrays = self._arrays
-        rows, columns = arrays["labels/size"][index].tolist()
+        rows, columns = arrays["labels/size"][self._check(index)].tolist()
         layers = []
         for layer in range(*arrays["labels/layer_start"][index : index + 2].tolist()):
             numbers = self._read("labels/pixels", *arrays["labels/pixel_start"][layer : layer + 2].tolist())
@@ -218,37 +224,69 @@ class PackedDataset(Dataset):
         """That of the dataset which was packed."""
         return self._fingerprint
 
+    def _check(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return index
+
     def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         try:
-            found: NDArray[Any] = self._file()[name][start:stop]
+            found: NDArray[Any] = self._streams()[name][start:stop]
         except OSError as error:  # a checksum that does not fit
             raise damaged(self.spec, str(error)) from error
         return found
 
-    def _file(self) -> h5py.File:
-        """This process's handle; a parent's is left alone."""
+    def _streams(self) -> dict[str, h5py.Dataset]:
+        """This process's handles, kept for their caches of chunks; a parent's are left alone."""
         pid = os.getpid()
         if self._opened is None or self._opened[0] != pid:
-            self._opened = pid, open_unlocked(self.spec)
-        return self._opened[1]
+            file = open_unlocked(self.spec)
+            self._opened = pid, file, {name: file[name] for name in STREAMS}
+        return self._opened[2]
 
     def _read_tables(self) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[str, ...]], str]:
         """Everything but pictures and pixels, checked against each other."""
-        file = self._file()
+        file = open_unlocked(self.spec)
         try:
-            if file.attrs.get("format") != FORMAT:
+            form = file.attrs.get("format")
+            if not isinstance(form, str) or form != FORMAT:
                 raise BadInput("data", repr(self.spec), "an HDF5 file that pack wrote", "it is of another kind")
             if (version := int(file.attrs["schema_version"])) != SCHEMA_VERSION:
                 raise BadInput(self.spec, f"version {version}", f"version {SCHEMA_VERSION}", "pack the dataset again")
-            arrays = {name: np.asarray(file[name][()]) for name in TABLES}
+            arrays = {name: np.asarray(plain(file, name, dtype)[()]) for name, (dtype, _) in TABLES.items()}
             names = ("images/name", "images/split", "concepts/name", "categories/name")
-            texts = {name: tuple(file[name].asstr()[()]) for name in names}
-            lengths = {name: len(file[name]) for name in ("images/data", "labels/pixels")}
+            texts = {name: tuple(plain(file, name, object).asstr()[()]) for name in names}
+            lengths = {name: len(plain(file, name, dtype)) for name, dtype in STREAMS.items()}
             fingerprint = str(file.attrs["fingerprint"])
-        except (KeyError, OSError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        except (KeyError, OSError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            if isinstance(error, BadInput):
+                raise
             raise damaged(self.spec, str(error)) from error
+        finally:
+            file.close()
         check_tables(self.spec, arrays, texts, lengths)
         return arrays, texts, fingerprint
+
+
+def plain(file: h5py.File, name: str, dtype: Any) -> h5py.Dataset:
+    """A dataset of that type whose content lies in this very file, and is no larger than the file can hold.
+
+    HDF5 would follow links and storage into other files, and allocate what a file says it holds.
+    """
+    part = ""
+    for piece in name.split("/"):
+        part = f"{part}/{piece}"
+        if not isinstance(file.get(part, getlink=True), h5py.HardLink):
+            raise ValueError(f"{part} is not in the file")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset) or found.dtype != dtype or found.ndim < 1:
+        raise ValueError(f"/{name} is no array of {np.dtype(dtype)}")
+    if found.external or found.is_virtual:
+        raise ValueError(f"/{name} lies in another file")
+    stretch = 1 if found.compression is None else MOST_COMPRESSION
+    if found.nbytes > stretch * found.id.get_storage_size():
+        raise ValueError(f"/{name} is cut")
+    return found
 
 
 def open_unlocked(path: str) -> h5py.File:
@@ -297,15 +335,18 @@ def check_tables(
         "labels/whole_start": len(arrays["labels/whole"]),
     }
     for name, end in ends.items():
-        if not wrong and (arrays[name][0] != 0 or arrays[name][-1] != end or np.any(np.diff(arrays[name]) < 0)):
-            wrong.append(name)
+        if not wrong:
+            pointer = arrays[name]
+            if pointer[0] != 0 or pointer[-1] != end or np.any(pointer[1:] < pointer[:-1]):
+                wrong.append(name)
     if not wrong:
         number, whole = arrays["concepts/number"], arrays["labels/whole"]
-        size = np.repeat(arrays["labels/size"], np.diff(arrays["labels/layer_start"]), axis=0).astype(np.int64)
+        sizes = arrays["labels/size"].astype(np.int64)
+        size = np.repeat(sizes, np.diff(arrays["labels/layer_start"]), axis=0)
         checks = {
             "images/name": len(set(texts["images/name"])) == n > 0 and len(texts["images/split"]) == n,
             "images/size": bool(np.all(arrays["images/size"] > 0)),
-            "labels/size": bool(np.all(arrays["labels/size"] > 0)),
+            "labels/size": bool(np.all(sizes > 0) and np.all(sizes.prod(axis=1) <= LARGEST_MAP)),
             "labels/pixel_start": np.array_equal(np.diff(arrays["labels/pixel_start"]), size.prod(axis=1)),
             "concepts/number": bool(np.all(np.diff(number) > 0) and np.all((number > 0) & (number <= LARGEST_NUMBER))),
             "labels/whole": bool(np.isin(whole[:, 1], number).all()),

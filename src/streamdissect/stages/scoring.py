@@ -218,8 +218,9 @@ def find_data(
 ) -> tuple[Dataset, str]:
     """The dataset of a run, with labellers, and its fingerprint; BadInput where its images are others."""
     spec = run.manifest["data"]["spec"]
-    if data is None and spec is None:
-        raise BadInput("--data", "nothing", "the dataset", "the run was captured without one: name it")
+    if data is None and not spec:
+        remedy = "the run was captured without one, or made from an object: name it, or pass it"
+        raise BadInput("--data", "nothing", "the dataset", remedy)
     dataset = data if isinstance(data, Dataset) else open_dataset(data if data is not None else spec)
     expected, found = run.manifest["identity"]["data"], base_of(dataset).fingerprint()
     if expected is not None and expected not in (found, add_labellers(found, labellers_of(dataset))):

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import replacing
 from ..errors import BadInput, IncompleteRun
+from ..hdf5files import creating_hdf5
 from ..measure.dissection import Dissection, LayerDissection
 
 SCHEMA_VERSION = 1
@@ -23,7 +23,7 @@ COMPRESSED = ("intersection", "chance", "iou")
 
 def save_dissection(path: Path, result: Dissection) -> None:
     """Write a result; layer names with dots stand as they are, each a group below /layers."""
-    with replacing(path) as aside, h5py.File(aside, "w") as file:
+    with creating_hdf5(path) as file:
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["summary"] = json.dumps(result.summary)
         file["images/name"] = texts(result.image_name)

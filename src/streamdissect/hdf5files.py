@@ -1,0 +1,50 @@
+"""HDF5 files from this package: written aside, and closed in order even where the disk is full."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+
+from .atomic import replacing
+
+
+class Sparing(io.FileIO):
+    """A file that takes what the disk no longer takes, and remembers: HDF5 cannot close a file that fails it."""
+
+    failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """All of it, or, once the disk has failed, nothing."""
+        left = memoryview(content).cast("B")
+        size = len(left)
+        while self.failure is None and len(left):
+            try:
+                left = left[super().write(left) or 0 :]
+            except OSError as error:
+                self.failure = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """As of any file, but for the failure."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+
+@contextmanager
+def creating_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """A new HDF5 file that takes the name when it is whole; OSError where the disk does not hold it."""
+    with replacing(path) as aside, Sparing(aside, "w+b") as raw:
+        with h5py.File(raw, "w") as file:
+            yield file
+            if raw.failure is not None:
+                raise raw.failure
+        if raw.failure is not None:
+            raise raw.failure
