@@ -313,3 +313,18 @@ READ_ONLY.flags.writeable = False
 )
 def test_arrays_that_do_not_fit_together_are_refused(match, changed, make_geometry):
     refused(make_geometry, match, **changed)
+
+
+def test_masks_with_bits_beyond_the_grid_are_refused():
+    """Cython and Numba would count them, the others not."""
+    plane = np.zeros((4, 70), bool)
+    plane[:, 60:] = True
+    planes = batch_of((4, 70), [([plane], [0], [1], [2], [0], [40])])
+    masks = np.zeros((1, 2, 8), np.uint64)
+    masks[0, 1, 1] = 1 << 6
+    with pytest.raises(ValueError, match="padding bits of the masks are 0"):
+        count_masks(masks, planes, np.zeros((3, 2), np.int64), np.zeros((1, 2), np.int64))
+    masks[0, 1, 1] = 1 << 5
+    counters = np.zeros((3, 2), np.int64)
+    count_masks(masks, planes, counters, np.zeros((1, 2), np.int64))
+    assert counters[0].tolist() == [0, 1]

@@ -461,6 +461,21 @@ def test_labels_of_callables_are_noted(data, tmp_path):
     assert plain.category_name == data.concepts.category_name
 
 
+def test_a_run_captured_without_data_does_not_mix_datasets(data, tmp_path):
+    """The run knows no dataset, so each scoring remembers its own."""
+    model, out = Pools(), tmp_path / "run"
+    with sd.capture(model, LAYERS, out, n_images=N, shard_images=5) as cap:
+        loop(cap, model, DataLoader(Images(data), 4))
+    other = sd.open_dataset("synth:?n=20&seed=9&size=64")
+    assert sd.score(out, data).concept_number.size
+    with pytest.raises(sd.BadInput, match=r"--data: got '.*', expected '.*', as this run was scored.*--name"):
+        sd.score(out, other)
+    assert sd.score(out, other, name="other").summary["images"] == N
+    parts = [sd.score_partial(out, data, shards=[0, 1]), sd.score_partial(out, other, shards=[2, 3])]
+    with pytest.raises(sd.BadInput, match="parts: got a part of"):
+        sd.merge(parts)
+
+
 # Several processes
 
 

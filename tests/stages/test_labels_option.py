@@ -4,6 +4,8 @@ import json
 import pickle
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -278,3 +280,67 @@ def test_the_labeller_of_the_page_on_labelling(extracted, tmp_path):
     assert result.concept_name == ("sky", "plants", "road", "sun", "fog")
     area = result.layers["block1.act"].arrays["concept_area"].tolist()
     assert 0 < area[0] < 20 * 64 and area[1:] == [0] * 4
+
+
+WEIGHTS = """\
+from pathlib import Path
+
+import numpy as np
+
+concepts = {"side": ["left"]}
+
+
+def label(images):
+    rows = int(Path(__file__).with_name("weights.txt").read_text())
+    maps = np.zeros((len(images), 1, 8, 8), np.uint16)
+    maps[..., :rows, :] = 1
+    return {"side": maps}
+
+
+label.concepts = concepts
+"""
+
+
+def test_overwriting_makes_the_labels_anew(extracted, tmp_path):
+    """What a labeller reads besides its code no digest shows; --overwrite is the way out."""
+    (tmp_path / "lab.py").write_text(WEIGHTS)
+    (tmp_path / "weights.txt").write_text("2")
+    run = extracted(f"{tmp_path / 'lab.py'}:label")
+    assert sd.score(run).layers["block1.act"].concept_area.tolist() == [20 * 16]
+    (tmp_path / "weights.txt").write_text("5")
+    assert sd.score(run, overwrite=True).layers["block1.act"].concept_area.tolist() == [20 * 40]
+
+
+class Reusing:
+    """Returns the same array again and again, as a network on a GPU may do with its buffers."""
+
+    concepts = {"side": ["left", "right"]}  # noqa: RUF012
+    version, batch = 1, 1
+
+    def __init__(self):
+        self.maps = np.zeros((1, 1, 32, 32), np.uint16)
+
+    def __call__(self, images):
+        time.sleep(0.002)
+        self.maps[:] = 1 + (images[:, None, ..., 0] > 128)
+        return {"side": self.maps}
+
+
+def test_an_array_that_a_labeller_returns_again_is_copied(photos):
+    data = sd.open_dataset(photos, labels=Reusing())
+    expected = [1 + (data.image(i)[..., 0] > 128) for i in range(len(data))]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            found = pool.map(lambda i: data.labels(i).layers[0][1], range(len(data)))
+            for layer, right in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(layer, right)
+
+
+def test_a_masked_array_is_refused(photos):
+    class Masked(Reusing):
+        def __call__(self, images):
+            return {"side": np.ma.masked_equal(super().__call__(images)["side"], 2)}
+
+    data = sd.open_dataset(photos, labels=Masked())
+    with pytest.raises(sd.BadInput, match=r"a masked array, expected a plain one; .*filled\(0\)"):
+        data.labels(0)

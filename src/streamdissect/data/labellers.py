@@ -78,6 +78,10 @@ class Labeller:
             except Exception as error:
                 got = f"{self.spec!r}, which raised {reason(error)} on {named(names)}"
                 raise BadInput("labels", got, "a callable that succeeds", "correct it") from error
+            return self._take(made, names)  # copied before another thread calls: it may return the same array again
+
+    def _take(self, made: Any, names: Sequence[str]) -> dict[str, NDArray[np.uint16]]:
+        """Copies of what the callable returned, checked."""
         if not isinstance(made, Mapping):
             raise BadInput("labels", f"{self.spec!r}, which returned {kind(made)}", "{category: array}", "correct it")
         if strange := [category for category in made if category not in self.concepts]:
@@ -94,6 +98,8 @@ class Labeller:
         except Exception as error:  # whatever an array of another library raises, as a tensor on a GPU
             got = f"{place}{kind(made)} that is no array ({reason(error)})"
             raise BadInput("labels", got, "a numpy array", "convert it") from error
+        if isinstance(made, np.ma.MaskedArray):
+            raise BadInput("labels", f"{place}a masked array", "a plain one", "put 0 where there is no label: filled(0)")
         if maps.dtype.kind not in "iu":
             raise BadInput("labels", f"{place}numbers of type {maps.dtype}", "whole numbers, as uint16", "convert them")
         if maps.ndim == 3:
@@ -141,7 +147,7 @@ def load(source: str | Callable[..., Any]) -> tuple[Callable[..., Any], str, str
             arguments = parse_arguments("labels", source, query)
             return settle(source, ColorNames, arguments), source, None
         if target.startswith("python:"):
-            remedy = "pass the object again, as labels=, or give --labels none"
+            remedy = "pass the object again, as labels=, or to merge in open_dataset(..., labels=...); or give --labels none"
             raise BadInput("labels", repr(source), "a name; this one was given as an object", remedy)
         if ":" not in target:
             near = get_close_matches(target, [COLORS, NONE], 1)

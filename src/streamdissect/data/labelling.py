@@ -111,7 +111,7 @@ def join_concepts(base: Concepts, labellers: Sequence[Labeller]) -> tuple[Concep
     """The concepts of a dataset and of labellers; and of each labeller, category -> (index, what its numbers gain)."""
     numbers, names, categories = base.number.tolist(), list(base.name), base.category.tolist()
     category_names = list(base.category_name)
-    above = max([0, *numbers])
+    above = max([0, *numbers, *base.ignore.tolist()])
     places: list[dict[str, tuple[int, int]]] = []
     for labeller in labellers:
         places.append({})

@@ -18,7 +18,7 @@ from ..tally import Arrays
 from .control import Control
 from .merge import merge_run
 from .scoring import Partial, attach_masks, choose_labellers, count_shard, count_shards, find_data, open_scoring
-from .settings import check_name, compare_settings, options_to_settings, saved_settings, scored_tail
+from .settings import check_name, compare_settings, data_setting, options_to_settings, saved_settings, scored_tail
 
 
 def score(
@@ -85,12 +85,13 @@ def find_finished(
     made = None if options.overwrite else saved_settings(run, options.name)
     if made is None:
         return None
-    compare_settings(made, options_to_settings(options, scored_tail(run, options), labellers))
+    asked = options_to_settings(options, scored_tail(run, options), labellers)
+    if data is not None:
+        asked |= data_setting(run, find_data(run, data, labellers)[1])
+    compare_settings(made, asked)
     results = run.results_path(options.name)
     if not (results / "summary.json").exists():  # it is written last
         return None
-    if data is not None:
-        find_data(run, data, labellers)
     result = load_dissection(results / "dissection.h5")
     return attach_masks(result, lambda: open_scoring(run, data, labellers, options, Control(), is_new=False))
 

@@ -36,7 +36,7 @@ from ..tally import Arrays
 from .control import Control
 from .labels import LabelPlanes
 from .recording import Recorded, layers_of, peak_bytes, read_recorded, store_of
-from .settings import check_name, check_upsampling, keep_settings, options_to_settings, scored_tail
+from .settings import check_name, check_upsampling, data_setting, keep_settings, options_to_settings, scored_tail
 from .shards import iter_claimed, own_shards
 from .thresholds import CHUNK_PART, all_thresholds
 
@@ -166,7 +166,7 @@ def open_scoring(
         )
     tail = scored_tail(opened, options)
     check_upsampling(opened, options.upsample)
-    settings = options_to_settings(options, tail, labellers)
+    settings = options_to_settings(options, tail, labellers) | data_setting(opened, fingerprint)
     concepts = dataset.concepts
     try:
         rules = LabelRules(

@@ -85,6 +85,7 @@ def keep_settings(run: RunDir, options: ScoreOptions, settings: dict[str, Any]) 
     if options.overwrite:
         require_alone([folder / "claims"], options.shard)
         forget_scoring(folder, results)
+        remove_tree(run.planes_path)  # whoever starts anew may have changed labels in ways that no fingerprint shows
     run.ledger(stage_of(options.name)).create()
     if create_json(folder / SETTINGS_FILE, settings):
         return
@@ -103,11 +104,16 @@ def compare_settings(made: dict[str, Any], settings: dict[str, Any]) -> None:
             )
 
 
+def data_setting(run: RunDir, fingerprint: str) -> dict[str, Any]:
+    """The dataset, where the run itself knows none: it was captured without one."""
+    return {} if run.manifest["identity"]["data"] is not None else {"data": fingerprint}
+
+
 def show_setting(key: str, value: Any) -> str:
     """A setting in a message; labellers as they are named, with their digests."""
     if key == "labels":
         return ", ".join(f"{spec} ({digest})" for spec, digest in value or ()) or "none"
-    return repr(value)
+    return repr(value[:8] + "..." if key == "data" and value else value)
 
 
 def forget_scoring(folder: Path, results: Path) -> None:
