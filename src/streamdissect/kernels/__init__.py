@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .geometry import AxisWeights, PlaneBatch, words_of
+from .geometry import WORD, AxisWeights, PlaneBatch, words_of
 
 __all__ = [
     "AxisWeights",
@@ -292,6 +292,9 @@ def count_masks(
     n_words = planes.shape[0] * words_of(planes.shape[1])
     check(masks.dtype == np.uint64 and masks.ndim == 3, "masks are uint64 (B, K, H * words)")
     check(masks.shape[2] == n_words, f"masks have {masks.shape[2]} words, the grid {planes.shape} has {n_words}")
+    if (used := planes.shape[1] % WORD) and masks.size:
+        last = masks.reshape(*masks.shape[:2], planes.shape[0], -1)[..., -1]
+        check(not np.any(last >> np.uint64(used)), "padding bits of the masks are 0")
     _check_counters(planes, masks.shape[0], masks.shape[1], counters, chance)
     module = kernel_backend(backend)
     where = _placed(module, device)
