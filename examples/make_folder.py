@@ -38,6 +38,7 @@ def main(out: str, n: int = 24) -> None:
     lines += [f"{number},{name},shape" for number, name in SHAPES.items()]
     lines += [f"{number},{name},colour" for number, (name, _) in COLOURS.items()]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    print(f"next: streamdissect extract --data {out} --model ... --layers ...")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,10 @@ def main(data: str, out: str) -> None:
     for row in result.detectors()[:5]:
         print(f"{row['layer']} unit {row['unit']}: {row['concept']} ({row['category']}), IoU {row['iou']:.3f}")
     strongest = result.units()[result.units()["iou"].argmax()]
-    mask = result.mask(0, str(strongest["layer"]), int(strongest["unit"]))
-    print(f"on {result.image_name[0]} unit {strongest['unit']} of {strongest['layer']} lights {mask.sum()} pixels")
+    layer, unit = str(strongest["layer"]), int(strongest["unit"])
+    image = int(result.layer(layer).top_image[unit, 0])
+    mask = result.mask(image, layer, unit)
+    print(f"on {result.image_name[image]} unit {unit} of {layer} lights {mask.sum()} pixels")
 
 
 if __name__ == "__main__":

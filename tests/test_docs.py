@@ -75,3 +75,9 @@ def test_packing_and_reading_what_is_packed(tmp_path):
     check = "\n    with open('shapes/images/003.png', 'rb') as png:\n        assert png.read() == picture\n"
     check += "    assert numbers.shape == (64, 64) and category == 'colour'\n"
     subprocess.run([sys.executable, "-c", snippet + check], cwd=tmp_path, check=True)
+
+
+def test_a_dataset_of_ones_own(tmp_path):
+    (script,) = blocks("data.md", "A dataset of your own", "python")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "Dissection of 40 images" in done.stdout, done.stderr

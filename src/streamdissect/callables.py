@@ -18,10 +18,25 @@ from difflib import get_close_matches
 from hashlib import blake2b
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from .errors import BadInput
+
+INSTALLED = ("site-packages", "dist-packages")
+"""Folders of code that comes with a version of its own."""
+MAIN = ("__main__", "__mp_main__")
+"""Names of the module that Python was started with, in the process itself and in those that it starts."""
+SHARED = (*MAIN, *sys.stdlib_module_names, "streamdissect", "torch", "numpy")
+"""Modules that are never taken out of a running Python, whatever lies beside a file."""
+
+# Both are facts of the process, as `sys.modules` is: which code runs in it cannot be read off the files, once they
+# have been edited, and Python does not keep which modules were imported on account of which file.
+SEEN: WeakKeyDictionary[Any, tuple[str, str]] = WeakKeyDictionary()
+"""Function or class -> the file that it came from and the digest of that when it was first asked for."""
+HELPERS: WeakSet[ModuleType] = WeakSet()
+"""Modules that were imported from beside files that `importing` was given."""
 
 
 def split_name(thing: str, spec: str, forms: str) -> tuple[str, str, dict[str, Any]]:
@@ -52,11 +67,12 @@ def parse_arguments(thing: str, spec: str, query: str) -> dict[str, Any]:
 def importing(thing: str, spec: str, place: str) -> Iterator[tuple[ModuleType, str]]:
     """The module at a place, and the place, of a file as an absolute path.
 
-    While the context lasts, Python imports from the file's directory first, or for a dotted name from the current one.
+    While the context lasts, Python imports from the file's directory first, or for a dotted name from the current one;
+    afterwards from there last, for imports inside functions. What a file imports from beside itself is read anew.
     """
     if place.endswith(".py"):
         path = os.path.abspath(os.path.expanduser(place))
-        with on_path(os.path.dirname(path)):
+        with on_path(os.path.dirname(path)), own_helpers(os.path.dirname(path)):
             yield import_file(thing, spec, path), path
     else:
         with on_path(os.getcwd()):
@@ -65,7 +81,7 @@ def importing(thing: str, spec: str, place: str) -> Iterator[tuple[ModuleType, s
 
 @contextmanager
 def on_path(directory: str) -> Iterator[None]:
-    """A directory first among those that Python imports from."""
+    """A directory first among those that Python imports from, and afterwards last."""
     sys.path.insert(0, directory)
     importlib.invalidate_caches()
     try:
@@ -73,6 +89,59 @@ def on_path(directory: str) -> Iterator[None]:
     finally:
         if directory in sys.path:
             sys.path.remove(directory)
+        if directory not in sys.path:
+            sys.path.append(directory)
+
+
+@contextmanager
+def own_helpers(directory: str) -> Iterator[None]:
+    """Within it, imports of what lies in a directory lead there, whatever is loaded from elsewhere by the same name.
+
+    What came from beside the same file, or another of ours, is forgotten for good; what the program imported itself
+    is put back at the end.
+    """
+    loaded, here = dict(sys.modules), set(os.listdir(directory) if os.path.isdir(directory) else [])
+    tops = {name: name.partition(".")[0] for name in loaded}
+    near = {name for name, top in tops.items() if top not in SHARED and (top in here or f"{top}.py" in here)}
+    hidden = {tops[name] for name in near if shadows(loaded, name, directory)}
+    aside: dict[str, ModuleType] = {}
+    for name, module in loaded.items():
+        is_ours = module in HELPERS
+        if tops[name] in hidden or (is_ours and lies_in(module, name, directory)):
+            del sys.modules[name]
+            if not is_ours:
+                aside[name] = module
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - before:
+            if lies_in(sys.modules[name], name, directory):
+                HELPERS.add(sys.modules[name])
+        restored = {name.partition(".")[0] for name in aside}
+        for name in [name for name in sys.modules if name.partition(".")[0] in restored]:
+            del sys.modules[name]
+        sys.modules.update(aside)
+
+
+def lies_in(module: ModuleType, name: str, directory: str) -> bool:
+    """Whether a module of that name was found in a directory, as a file, a package or a folder of modules."""
+    place = os.path.join(directory, *name.split("."))
+    file = getattr(module, "__file__", None)
+    if file is not None:
+        return file in (f"{place}.py", os.path.join(place, "__init__.py"))
+    return place in list(getattr(module, "__path__", []))
+
+
+def shadows(loaded: Mapping[str, ModuleType], name: str, directory: str) -> bool:
+    """Whether a loaded module keeps a file of a directory from being imported by the same name."""
+    top = name.partition(".")[0]
+    file = getattr(loaded[name], "__file__", None)
+    if file is None or (name != top and getattr(loaded.get(top), "__file__", None) is not None):
+        return False  # a mere folder may have parts in several places; of a package the top decides
+    place = os.path.join(directory, *name.split("."))
+    is_here = os.path.isfile(f"{place}.py") or os.path.isfile(os.path.join(place, "__init__.py"))
+    return is_here and not lies_in(loaded[name], name, directory)
 
 
 class FreshLoader(SourceFileLoader):
@@ -153,15 +222,62 @@ def call(
 
 
 def hash_code(definition: Any) -> str | None:
-    """blake2b of the source file of a function or class, 32 hex digits; None for what has none or comes installed."""
+    """blake2b of the source file of a function or class, 32 hex digits; None for what has none or comes installed.
+
+    Of the file as it was when this was first asked for: Python goes on running what it read then.
+    """
+    definition = inspect.unwrap(definition)
+    is_definition = inspect.isfunction(definition) or inspect.isclass(definition)
+    if is_definition and definition in SEEN:
+        return SEEN[definition][1]
     try:
-        path = inspect.getsourcefile(inspect.unwrap(definition))
-        if path is None or "site-packages" in path:
+        path = source_of(definition)
+        if path is None or any(folder in path for folder in INSTALLED):
             return None
-        with open(path, "rb") as file:
-            return blake2b(file.read(), digest_size=16).hexdigest()
+        digest = hash_file(path)
     except (TypeError, OSError):
         return None
+    if is_definition:
+        SEEN[definition] = path, digest
+    return digest
+
+
+def refuse_edited(thing: str, spec: str, *definitions: Any) -> None:
+    """BadInput where the file of a function or class is no longer what Python runs: one who names it means the file."""
+    for definition in map(inspect.unwrap, definitions):
+        if hash_code(definition) is None or definition not in SEEN:
+            continue
+        path, digest = SEEN[definition]
+        if os.path.isfile(path) and hash_file(path) != digest:
+            got = f"{spec!r}, but {path} was edited since it was imported"
+            raise BadInput(thing, got, "the code that runs", "start Python anew")
+
+
+def hash_file(path: str) -> str:
+    """blake2b of a file, 32 hex digits."""
+    with open(path, "rb") as file:
+        return blake2b(file.read(), digest_size=16).hexdigest()
+
+
+def source_of(definition: Any) -> str | None:
+    """The file that defines a function, class or module.
+
+    A class's methods know it, whereas the name of its module may stand for another module by now.
+    """
+    if inspect.isclass(definition):
+        for function in functions_of(definition):
+            path: str = function.__code__.co_filename
+            if function.__module__ == definition.__module__ and os.path.isfile(path):
+                return os.path.abspath(path)
+    return inspect.getsourcefile(definition)
+
+
+def functions_of(definition: type) -> Iterator[FunctionType]:
+    """The functions that stand in a class, without what decorators put around them."""
+    for value in vars(definition).values():
+        function = inspect.unwrap(value) if isinstance(value, FunctionType) else None
+        if isinstance(function, FunctionType):
+            yield function
 
 
 def kind(value: object) -> str:

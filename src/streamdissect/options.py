@@ -6,10 +6,13 @@ import math
 import operator
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 from .errors import BadInput
 
@@ -179,6 +182,20 @@ class ScoreOptions(CommonOptions):
         object.__setattr__(self, "iou", as_share(self.iou, "iou"))
         if self.tail is not None:
             object.__setattr__(self, "tail", as_share(self.tail, "tail"))
+
+
+OptionsT = TypeVar("OptionsT", bound=CommonOptions)
+
+
+def with_options(options: OptionsT, named: Mapping[str, object]) -> OptionsT:
+    """Options with some fields named anew. BadInput for a name that is no option."""
+    known = [each.name for each in fields(options)]
+    for name in named:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise BadInput("options", f"{name!r}", "the name of an option", remedy)
+    return replace(options, **named)  # type: ignore[arg-type]
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -200,8 +200,14 @@ def test_what_is_wrong_is_named_when_it_is_opened(folder, change, message):
     [
         ({"labels/object/train/a.png": grey([[9, 1, 1], [1, 1, 1]])}, "label number 9, expected a number.*for object"),
         ({"labels/part/train/a.png": grey([[1, 1, 1], [1, 1, 1]])}, "label number 1, expected a number.*for part"),
-        ({"labels/part/train/a.png": grey([[3, 3]])}, "1 rows x 2 columns, expected 2 x 3, the size of the image's"),
-        ({"labels/object/train/a.png": grey(OBJECT).convert("RGB")}, "colour type 2, expected 8-bit greyscale or"),
+        (
+            {"labels/part/train/a.png": grey([[3, 3]])},
+            "1 rows x 2 columns, expected 2 x 3, the size of the image.s label map object",
+        ),
+        (
+            {"labels/object/train/a.png": grey(OBJECT).convert("RGB")},
+            "an RGB picture with 8 bits, expected 8-bit greyscale or",
+        ),
         ({"labels/object/train/a.png": "no png"}, "damaged content"),
     ],
 )

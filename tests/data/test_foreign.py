@@ -520,10 +520,10 @@ MAP_OF = {
         ("voc", grey([[0, 21]]), "2008_000001.png: got label number 21, expected 0 to 20, or 255"),
         ("coco", segments([[0, 256]]), "139.png: got segment 256, expected a segment that the JSON file lists"),
         ("coco", segments([[2**24 - 1]]), "got segment 16777215"),
-        ("coco", grey([[1]]), "bit depth 8 and colour type 0, expected 8-bit RGB"),
+        ("coco", grey([[1]]), "got greyscale with 8 bits, expected 8-bit RGB"),
         ("ade20k challenge", grey([[3]]), "1.png: got label number 3, expected 0 or a number of objectInfo150.txt"),
         ("ade20k full", classes([[401]]), "_seg.png: got label number 401, expected a name_ndx of an object"),
-        ("ade20k full", grey([[1]]), "bit depth 8 and colour type 0, expected 8-bit RGB"),
+        ("ade20k full", grey([[1]]), "got greyscale with 8 bits, expected 8-bit RGB"),
         (
             "ade20k full, parts",
             classes([[2855] * 3] * 2),

@@ -295,6 +295,7 @@ def test_commas_within_arguments_separate_nothing():
     [
         ("color", ["'color'", "nearest is 'colors'"]),
         ("halves", ["module:callable", "put a colon"]),
+        ("nope", ["module:callable", "or none; put a colon"]),
         ("halvs:Halves", ["nearest", "'halves'"]),
         ("halvs.py:Halves", ["halvs.py", "'halves.py'"]),
         ("halves:Halvs", ["'Halvs'", "'Halves'"]),
@@ -428,3 +429,39 @@ def test_a_file_that_changes_twice_in_a_second_is_read_twice(folder):
         path.write_text(f"def label(images): return {{}}\nlabel.concepts = {{'a': ['{name}']}}\n")
         assert open_labellers("quick.py:label")[0].concepts == {"a": {1: name}}
     assert not (folder / "__pycache__").exists()
+
+
+LATE = """\
+import numpy as np
+from sibling import SHIFT
+class Columns:
+    def __init__(self, category="c"): self.concepts = {category: ["left"]}
+    def __call__(self, images):
+        import late
+        maps = np.zeros((len(images), 16, 16), np.uint16)
+        maps[:, :, : SHIFT * late.FACTOR] = 1
+        return {category: maps for category in self.concepts}
+"""
+
+
+def test_labellers_have_files_of_one_name_beside_them_and_import_late(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name, shift in (("one", 2), ("two", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "code.py").write_text(LATE)
+        (tmp_path / name / "sibling.py").write_text(f"SHIFT = {shift}\n")
+    (tmp_path / "one" / "late.py").write_text("FACTOR = 2\n")
+    one, two = open_labellers([f"{tmp_path}/one/code.py:Columns", f"{tmp_path}/two/code.py:Columns?category=d"])
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    assert int(one.label(image, ["x"])["c"].sum()) == 16 * 4
+    assert int(two.label(image, ["x"])["d"].sum()) == 16 * 6
+    for name in ("sibling", "late"):
+        sys.modules.pop(name, None)
+
+
+def test_a_labellers_module_that_was_edited_is_refused(folder):
+    assert open_labellers("halves:Halves")
+    (folder / "halves.py").write_text(CODE.replace("> 127", "> 0"))
+    refusal(lambda: open_labellers("halves:Halves"), "labels: got 'halves:Halves'", "was edited", "start Python anew")
+    refusal(lambda: open_labellers("halves:instance"), "was edited")
+    assert open_labellers("halves.py:Halves"), "a file is read anew"

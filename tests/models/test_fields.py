@@ -337,3 +337,61 @@ def test_every_activation_passes_nan_on():
     for act in (nn.ReLU(), nn.ReLU6(), nn.Hardtanh(), nn.Hardswish(), nn.GELU(), nn.SiLU(), nn.LeakyReLU()):
         assert act(x).isnan().all(), act
     assert nn.MaxPool2d(2)(x.new_full((1, 1, 4, 4), math.nan)).isnan().all()
+
+
+class Written(nn.Module):
+    """A wider field reaches the output through a view of all of a tensor, of its own or of a new one."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.narrow, self.wide, self.out = conv(1, cin=3), conv(3, padding=1), nn.Identity()
+        self.write = write
+
+    def forward(self, x):
+        x = self.narrow(x)
+        return self.out(self.write(x, self.wide(x)))
+
+
+def into_a_turned_view(x, wide):
+    y = x.clone()
+    y.permute(0, 2, 3, 1).add_(wide.permute(0, 2, 3, 1))
+    return y
+
+
+def into_a_view_of_a_new_tensor(x, wide):
+    y = torch.empty_like(x)
+    y.view(x.shape).copy_(wide)
+    return x + y
+
+
+def by_an_out_argument(x, wide):
+    y = x.clone()
+    torch.add(x, wide, out=y.view(x.shape))
+    return y
+
+
+def through_the_tensor_of_a_view(x, wide):
+    y = x.clone()
+    turned = y.permute(0, 2, 3, 1)
+    y.add_(wide)
+    return turned.permute(0, 3, 1, 2)
+
+
+WRITES = [into_a_turned_view, into_a_view_of_a_new_tensor, by_an_out_argument, through_the_tensor_of_a_view]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_is_written_through_a_view_is_seen_by_all_that_share_its_memory(write):
+    net = Written(write).eval()
+    refs = resolve_layers(net, ["wide", "out"])
+    traced = trace_fields(net, refs, (32, 32))
+    assert str(traced["wide"]) == "(-1,3,1)"
+    assert "out" not in traced or str(traced["out"]) == "(-1,3,1)"
+    assert str(field_maps(net, refs, (32, 32))["out"]) == "(-1,3,1)"
+
+
+def test_writing_in_place_without_views_is_still_followed():
+    net = nn.Sequential(conv(3, 1, 1, 3), nn.ReLU(True), Written(lambda x, wide: x.clone().add_(wide).relu_()))
+    net[2].narrow = conv(1)
+    assert trace_fields(net, resolve_layers(net, ["2.out"]), (32, 32))["2.out"].source == "trace"
+    assert str(trace_fields(net, resolve_layers(net, ["2.out"]), (32, 32))["2.out"]) == "(-2,5,1)"

@@ -85,6 +85,43 @@ def test_random_weights_are_seeded(folder):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Attending(nn.Module):
+    """Initialised by both of PyTorch's names for it; a token and a scale as they are untrained, or else places."""
+
+    def __init__(self, places=None):
+        super().__init__()
+        self.attend, self.norm = nn.MultiheadAttention(8, 2, batch_first=True), nn.LayerNorm(8)
+        self.token, self.scale = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.full((8,), 1e-6))
+        if places is not None:
+            self.places = nn.Parameter(places)
+
+
+def test_random_weights_leave_nothing_trained():
+    net = Attending()
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name not in ("token", "scale"):
+                parameter.copy_(torch.linspace(3, 4, parameter.numel()).reshape(parameter.shape))
+    found = dict(load_model(net, "random").module.named_parameters())
+    assert all(float(value.detach().abs().max()) < 3 for value in found.values())
+    assert not found["token"].any() and (found["scale"] == 1e-6).all()
+    torch.manual_seed(0)
+    fresh = dict(nn.Sequential(nn.MultiheadAttention(8, 2)).named_parameters())
+    assert torch.equal(fresh["0.out_proj.bias"], found["attend.out_proj.bias"]), "those inside go first, as when built"
+    assert all(value.requires_grad for value in found.values())
+
+
+@pytest.mark.parametrize("fill", [0.0, None])
+def test_parameters_that_nothing_initialises_are_no_random_weights_if_they_may_be_trained(fill):
+    places = torch.linspace(0, 1, 32).reshape(1, 4, 8) if fill is None else torch.full((1, 4, 8), fill)
+    net = Attending(places)
+    if fill is None:
+        line = refusal(net, "random")
+        assert "nothing initialises places anew" in line and "leave --weights out" in line
+    else:
+        assert torch.equal(load_model(net, "random").module.places, places)
+
+
 def test_shipped():
     trained, baseline = load_model("shipped"), load_model("shipped", "random")
     assert trained.spec == "shipped"

@@ -468,7 +468,7 @@ def test_a_run_captured_without_data_does_not_mix_datasets(data, tmp_path):
         loop(cap, model, DataLoader(Images(data), 4))
     other = sd.open_dataset("synth:?n=20&seed=9&size=64")
     assert sd.score(out, data).concept_number.size
-    with pytest.raises(sd.BadInput, match=r"--data: got '.*', expected '.*', as this run was scored.*--name"):
+    with pytest.raises(sd.BadInput, match=r"labels of the data .*as this run was scored.*--name"):
         sd.score(out, other)
     assert sd.score(out, other, name="other").summary["images"] == N
     parts = [sd.score_partial(out, data, shards=[0, 1]), sd.score_partial(out, other, shards=[2, 3])]

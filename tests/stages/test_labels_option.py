@@ -117,7 +117,7 @@ def test_the_command_line_records_replaces_and_refuses(nets, photos, sides, tmp_
     assert main([*map(str, extract), "--labels", "colors", "--labels", sides]) == 0
     manifest = json.loads((run / "run.json").read_text())
     assert manifest["data"]["labels"] == ["colors", sides]
-    assert manifest["identity"]["data"] == sd.open_dataset(photos).fingerprint()
+    assert manifest["identity"]["data"] == sd.open_dataset(photos).images_fingerprint()
     remedy = f"streamdissect score {run} --labels ... --name NAME"
     said(capsys, 2, "--labels: got 'colors', expected", sides, remedy, arguments=[*extract, "--labels", "colors"])
     said(capsys, 2, "--labels: got 'none'", remedy, arguments=extract)
@@ -142,7 +142,7 @@ def test_the_command_line_records_replaces_and_refuses(nets, photos, sides, tmp_
 
 def test_another_dataset_is_refused_whatever_labels_it(extracted, sides):
     run = extracted("colors")
-    with pytest.raises(sd.BadInput, match="the dataset of run"):
+    with pytest.raises(sd.BadInput, match="the images of run"):
         sd.score(run, "synth:?n=20&size=32", labels=sides)
 
 

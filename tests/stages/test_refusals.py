@@ -69,16 +69,33 @@ def test_truncated_image(said, nets, copied, tmp_path):
 def test_label_map_of_the_wrong_size(said, nets, copied, tmp_path):
     path = copied / "images" / "labels" / "object_0" / "scene-00004.png"
     Image.open(path).resize((30, 31), Image.Resampling.NEAREST).save(path)
-    assert main([str(a) for a in extracting(nets, copied, tmp_path / "run")]) == 0
-    said(2, "scene-00004.png", "31 rows x 30 columns", "32 x 32", arguments=["score", tmp_path / "run"])
+    words = "scene-00004.png", "31 rows x 30 columns", "32 x 32"
+    said(2, *words, arguments=extracting(nets, copied, tmp_path / "run"))
 
 
 def test_label_number_without_an_entry(said, nets, copied, tmp_path):
     table = (copied / "label.csv").read_text().splitlines()
     (copied / "label.csv").write_text("\n".join(line for line in table if not line.startswith("1,")) + "\n")
+    said(2, "label number 1,", arguments=extracting(nets, copied, tmp_path / "run"))
+
+
+def test_labels_may_be_mended_after_the_forward_passes(said, nets, scenes, copied, tmp_path):
+    """Activations depend on the images alone; each scoring remembers the labels that it counted."""
     out = tmp_path / "run"
-    assert main([str(a) for a in extracting(nets, copied, out)]) == 0
-    said(2, "label number 1,", arguments=["score", out])
+    path = copied / "images" / "labels" / "object_0" / "scene-00009.png"  # not among those looked at before the work
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    assert main([str(a) for a in extracting(nets, copied, out, "--limit", "first:19", "--workers", 0)]) == 0
+    said(2, "scene-00009.png", "damaged", arguments=["score", out])
+    path.write_bytes(whole)
+    assert main(["score", str(out), "--overwrite"]) == 0
+    table = copied / "label.csv"
+    table.write_text(table.read_text() + "99,new,object(0),0,0,\n")
+    assert main(["score", str(out)]) == 0, "what was counted is printed again"
+    said(2, "labels of the data (digest)", "--name", arguments=["score", out, "--data", copied])
+    assert main(["score", str(out), "--data", str(copied), "--name", "more"]) == 0
+    assert "new" not in sd.score(out).concept_name
+    assert "new" in sd.score(out, name="more", data=copied).concept_name
 
 
 def test_a_model_whose_code_changed_is_another(said, nets, scenes, tmp_path):
@@ -132,10 +149,10 @@ def test_run_of_another_model_dataset_or_option(said, nets, scenes, copied, tmp_
     assert main([str(a) for a in extracting(nets, scenes, out)]) == 0
     said(2, "model", arguments=extracting(nets, scenes, out, build="build?width=5"))
     said(2, "weights (their digest)", arguments=extracting(nets, scenes, out, "--weights", "random"))
-    (copied / "label.csv").write_text((copied / "label.csv").read_text() + "99,new,object(0),0,0,\n")
-    said(2, "data", arguments=extracting(nets, copied, out))
+    Image.new("RGB", (64, 64)).save(copied / "images" / "scene-00003.png")
+    said(2, "images of the data (their digest)", arguments=extracting(nets, copied, out))
     said(2, "batch size", "got 7", "32", arguments=extracting(nets, scenes, out, "--batch-size", 7))
-    said(2, "data", "dataset of run", arguments=["score", out, "--data", copied])
+    said(2, "data", "images of run", arguments=["score", out, "--data", copied])
     assert main(["score", str(out)]) == 0
     said(2, "--union", "all-images", "--name", arguments=["score", out, "--union", "all-images"])
     assert main(["score", str(out), "--union", "all-images", "--name", "other"]) == 0

@@ -31,7 +31,9 @@ def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     is_bare = len(missing) == 3 and "config" not in values and what.get("weights") in (None, "random")
     if missing and not is_bare:
         remedy = "give all three, or none of them and no --config for the network that comes with the package"
-        raise BadInput("extract", f"no {' and no '.join(missing)}", "--model, --data and --layers together", remedy)
+        if missing == ["--layers"]:
+            remedy = "name some; streamdissect layers lists them"
+        raise BadInput("options", f"no {' and no '.join(missing)}", "--model, --data and --layers together", remedy)
     return what, how
 
 

@@ -38,6 +38,8 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     if values.get("json"):
         output.show_json(facts)
         return 0
+    if scorings := facts.get("scorings"):
+        facts["scorings"] = [{"name": name, **state} for name, state in scorings.items()]
     for key, value in facts.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             output.show(f"{key}:")

@@ -28,5 +28,5 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     if values.get("json"):
         output.show_json({"data": str(made), "facts": str(made / "facts.json")})
     else:
-        output.show(f"{made}: images, labels, tables and facts.json")
+        output.show(f"{made}: images, labels, tables and facts.json; use it as --data {made}")
     return 0

@@ -32,7 +32,7 @@ from .foreignbase import (
     translate,
     without_partner,
 )
-from .imagefiles import INDEX_MAPS, read_map, read_png
+from .imagefiles import INDEX_MAPS, describe_kind, read_map, read_png
 
 SPLIT_OF = {"training": "train", "validation": "val"}
 """Folders of both layouts."""
@@ -187,8 +187,7 @@ class FullDataset(ForeignDataset):
     def _read_layers(self, index: int, position: int, path: str) -> list[tuple[int, NDArray[np.uint16]]]:
         pixels, kind = read_png(path, LISTED)
         if kind != (8, 2):
-            got = f"a PNG of bit depth {kind[0]} and colour type {kind[1]}"
-            raise BadInput(path, got, "8-bit RGB", "restore the file")
+            raise BadInput(path, describe_kind(kind), "8-bit RGB", "restore the file")
         values = (pixels[..., 0] // 10).astype(np.uint16) * np.uint16(256) + pixels[..., 1].astype(np.uint16)
         category = int(position > 1)
         classes = f"a name_ndx of {'a part' if category else 'an object'} in the JSON files"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Container, Iterator, Sequence
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from .csvtables import LARGEST_NUMBER, Cells, Table, digest_tables, is_number, open_table, require_table
 from .dataset import Concepts, Dataset, ImageLabels
-from .imagefiles import check_size, inside, path_inside, read_bytes, read_image, read_map, read_size, refusing_damage
+from .imagefiles import check_size, digest_files, inside, path_inside, read_bytes, read_image, read_map, read_size
 
 INDEX_COLUMNS = ("image", "split", "ih", "iw", "sh", "sw")
 """Columns of index.csv that are no category."""
@@ -107,13 +106,12 @@ class BrodenDataset(Dataset):
 
     def fingerprint(self) -> str:
         """blake2b hex digest of the tables as they were read, and of the names and present sizes of all files."""
-        digest = blake2b(self._tables_digest)
-        for row in self._rows:
-            for name in (row.name, *(name for _, name in row.layers)):
-                path = self._path(name)
-                with refusing_damage(path):
-                    digest.update(f"{name}\0{os.stat(path).st_size}\0".encode())
-        return digest.hexdigest()
+        names = (name for row in self._rows for name in (row.name, *(name for _, name in row.layers)))
+        return digest_files(((name, self._path(name)) for name in names), self._tables_digest)
+
+    def images_fingerprint(self) -> str:
+        """blake2b hex digest of the names and present sizes of the image files."""
+        return digest_files((row.name, self._path(row.name)) for row in self._rows)
 
     def _path(self, name: str) -> str:
         """Where a file listed in index.csv really lies; BadInput where links lead out of `images`."""

@@ -24,7 +24,7 @@ from .foreignbase import (
     parse_json,
     read_table,
 )
-from .imagefiles import check_size, read_png
+from .imagefiles import check_size, describe_kind, read_png
 
 SPLITS = ("train", "val")
 CATEGORIES = ("object", "stuff")
@@ -142,8 +142,7 @@ class CocoPanopticDataset(ForeignDataset):
     def _read_layers(self, index: int, position: int, path: str) -> list[tuple[int, NDArray[np.uint16]]]:
         pixels, kind = read_png(path, LISTED)
         if kind != (8, 2):
-            got = f"a PNG of bit depth {kind[0]} and colour type {kind[1]}"
-            raise BadInput(path, got, "8-bit RGB", "restore the file")
+            raise BadInput(path, describe_kind(kind), "8-bit RGB", "restore the file")
         red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
         ids = red | green << 8 | blue << 16
         begin, end = self._start[index : index + 2].tolist()

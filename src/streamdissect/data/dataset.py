@@ -107,3 +107,7 @@ class Dataset(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """blake2b hex digest that changes when tables, file names or file sizes change."""
+
+    def images_fingerprint(self) -> str:
+        """The same of the images alone, which is all that activations depend on; labels may change beside them."""
+        return self.fingerprint()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +15,18 @@ from .imagefiles import (
     ENDINGS,
     INDEX_MAPS,
     check_size,
+    digest_files,
     path_inside,
     read_bytes,
     read_image,
     read_map,
     read_size,
-    refusing_damage,
 )
 
 TABLE = "labels.csv"
 SPLITS = ("train", "val")
+OTHER_ENDINGS = (".tif", ".tiff", ".gif", ".heic", ".avif", ".jp2", ".jxl", ".ppm")
+"""Of pictures that cannot be read: they are not left out in silence."""
 LISTED = "the folder"
 FORM = "a labelled folder: images/, labels/CATEGORY/ and labels.csv with the columns number,name,category"
 
@@ -60,7 +61,11 @@ class FolderDataset(Dataset):
         inner = os.path.join(self.spec, "images")
         self._images = os.path.realpath(inner if os.path.isdir(inner) else self.spec)
         self._labels = os.path.realpath(os.path.join(self.spec, "labels"))
-        self.names = tuple(sorted(name for name in iter_files(self._images) if name.lower().endswith(ENDINGS)))
+        files = sorted(iter_files(self._images))
+        if odd := [name for name in files if name.lower().endswith(OTHER_ENDINGS)]:
+            forms = ", ".join(ENDINGS)
+            raise BadInput(self._images, f"the picture {odd[0]}", f"files {forms}", "convert it, or move it away")
+        self.names = tuple(name for name in files if name.lower().endswith(ENDINGS))
         if not self.names:
             forms = ", ".join(ENDINGS)
             raise BadInput("data", f"no picture in {self._images}", f"files {forms} there or below", "check the path")
@@ -96,12 +101,12 @@ class FolderDataset(Dataset):
     def labels(self, index: int) -> ImageLabels:
         """Labels of one image. BadInput for a number that labels.csv has not, or maps of two sizes."""
         size: tuple[int, int] | None = None
-        layers = []
+        first, layers = "", []
         for category, name in self._layers[index]:
             path = path_inside(self._labels, name, os.path.join(self.spec, "labels"))
             values = read_map(path, INDEX_MAPS, LISTED)
-            check_size(path, values.shape, size, "the size of the image's other label maps")
-            size = values.shape[0], values.shape[1]
+            check_size(path, values.shape, size, f"the size of the image's label map {first}")
+            size, first = (values.shape[0], values.shape[1]), first or name
             numbers = self._numbers[category][values]
             unknown = (numbers == 0) & (values > 0)
             if unknown.any():
@@ -117,14 +122,16 @@ class FolderDataset(Dataset):
 
     def fingerprint(self) -> str:
         """blake2b hex digest of labels.csv and of the names and present sizes of all files."""
-        digest = blake2b(self._tables_digest)
-        for index, name in enumerate(self.names):
-            files = [(name, self._path(index))]
-            files += [(entry, os.path.join(self._labels, entry)) for _, entry in self._layers[index]]
-            for entry, path in files:
-                with refusing_damage(path, LISTED):
-                    digest.update(f"{entry}\0{os.stat(path).st_size}\0".encode())
-        return digest.hexdigest()
+        entries = (entry for layers in self._layers for _, entry in layers)
+        maps = [(entry, os.path.join(self._labels, entry)) for entry in entries]
+        return digest_files([*self._pictures(), *maps], self._tables_digest, LISTED)
+
+    def images_fingerprint(self) -> str:
+        """blake2b hex digest of the names and present sizes of the pictures."""
+        return digest_files(self._pictures(), listed=LISTED)
+
+    def _pictures(self) -> list[tuple[str, str]]:
+        return [(name, self._path(index)) for index, name in enumerate(self.names)]
 
     def _path(self, index: int) -> str:
         return path_inside(self._images, self.names[index], self._images)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from struct import error as StructError
 from typing import IO
 
@@ -24,6 +25,10 @@ GREY_MAPS = {(8, 0): "8-bit greyscale", (16, 0): "16-bit greyscale"}
 BRODEN_MAPS = GREY_MAPS | {(8, 2): "8-bit RGB"}
 INDEX_MAPS = GREY_MAPS | {(depth, 3): f"{depth}-bit palette" for depth in (8, 4, 2, 1)}
 """(bit depth, colour type) of a label map's PNG file; decoding would rescale or translate the numbers of others."""
+
+
+COLOUR_TYPES = {0: "greyscale", 2: "an RGB picture", 3: "a palette", 4: "greyscale with alpha", 6: "RGB with alpha"}
+"""What a PNG file says of itself."""
 
 
 @contextmanager
@@ -85,10 +90,16 @@ def read_map(
     """(H, W) label numbers of a PNG file: the value of a single channel, the index into a palette, or R + 256 G."""
     values, kind = read_png(path, listed)
     if kind not in kinds:
-        got = f"a PNG of bit depth {kind[0]} and colour type {kind[1]}"
-        raise BadInput(path, got, " or ".join(kinds.values()), "save the label map in one of these forms")
+        raise BadInput(
+            path, describe_kind(kind), " or ".join(kinds.values()), "save the label map in one of these forms"
+        )
     numbers = values.astype(np.uint16)
     return numbers if numbers.ndim == 2 else numbers[..., 0] + np.uint16(256) * numbers[..., 1]
+
+
+def describe_kind(kind: tuple[int, int]) -> str:
+    """A PNG file's (bit depth, colour type) in words."""
+    return f"{COLOUR_TYPES.get(kind[1], 'a picture of another kind')} with {kind[0]} bits"
 
 
 def read_png(path: str, listed: str = "index.csv") -> tuple[NDArray[np.generic], tuple[int, int]]:
@@ -105,6 +116,15 @@ def check_size(path: str, got: Sequence[int], expected: Sequence[int] | None, so
     if expected is not None and tuple(got) != tuple(expected):
         size = f"{expected[0]} x {expected[1]}, {source}"
         raise BadInput(path, f"{got[0]} rows x {got[1]} columns", size, "correct the file or the table")
+
+
+def digest_files(files: Iterable[tuple[str, str]], tables: bytes = b"", listed: str = "index.csv") -> str:
+    """blake2b hex digest of tables, and of the names and present sizes of files, given as (name, path)."""
+    digest = blake2b(tables)
+    for name, path in files:
+        with refusing_damage(path, listed):
+            digest.update(f"{name}\0{os.stat(path).st_size}\0".encode())
+    return digest.hexdigest()
 
 
 def inside(place: str, name: str) -> str:

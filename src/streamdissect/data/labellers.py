@@ -16,7 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..callables import attribute, call, hash_code, importing, kind, nearest, parse_arguments, reason, split_name
+from ..callables import (
+    attribute,
+    call,
+    hash_code,
+    importing,
+    kind,
+    nearest,
+    parse_arguments,
+    reason,
+    refuse_edited,
+    split_name,
+)
 from ..errors import BadInput, StreamdissectError
 from .csvtables import LARGEST_NUMBER
 
@@ -99,7 +110,9 @@ class Labeller:
             got = f"{place}{kind(made)} that is no array ({reason(error)})"
             raise BadInput("labels", got, "a numpy array", "convert it") from error
         if isinstance(made, np.ma.MaskedArray):
-            raise BadInput("labels", f"{place}a masked array", "a plain one", "put 0 where there is no label: filled(0)")
+            raise BadInput(
+                "labels", f"{place}a masked array", "a plain one", "put 0 where there is no label: filled(0)"
+            )
         if maps.dtype.kind not in "iu":
             raise BadInput("labels", f"{place}numbers of type {maps.dtype}", "whole numbers, as uint16", "convert them")
         if maps.ndim == 3:
@@ -147,15 +160,18 @@ def load(source: str | Callable[..., Any]) -> tuple[Callable[..., Any], str, str
             arguments = parse_arguments("labels", source, query)
             return settle(source, ColorNames, arguments), source, None
         if target.startswith("python:"):
-            remedy = "pass the object again, as labels=, or to merge in open_dataset(..., labels=...); or give --labels none"
+            remedy = (
+                "pass the object again, as labels=, or to merge in open_dataset(..., labels=...); or give --labels none"
+            )
             raise BadInput("labels", repr(source), "a name; this one was given as an object", remedy)
         if ":" not in target:
-            near = get_close_matches(target, [COLORS, NONE], 1)
+            near = get_close_matches(target, [COLORS], 1)
             raise BadInput("labels", repr(source), FORMS, nearest(near) or "put a colon and a name behind the module")
         place, name, arguments = split_name("labels", source, FORMS)
         with importing("labels", source, place) as (module, where):
             found = attribute("labels", source, module, name, CALLABLE)
             labeller = settle(source, found, arguments)
+            refuse_edited("labels", source, found, type(labeller))
         files = [code for item in (found, labeller, type(labeller), module) if (code := hash_code(item))]
         return labeller, where + source[len(place) :], " ".join(dict.fromkeys(files)) or package_version(place)
 

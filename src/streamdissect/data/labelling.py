@@ -67,6 +67,10 @@ class LabelledDataset(Dataset):
         """blake2b hex digest of the base's and of the labellers' names, concepts and code."""
         return add_labellers(self.base.fingerprint(), self.labellers)
 
+    def images_fingerprint(self) -> str:
+        """As of the base."""
+        return self.base.images_fingerprint()
+
     def labels(self, index: int) -> ImageLabels:
         """Labels of one image. BadInput where a labeller fails or returns what it may not."""
         return self.labels_of([index])[0]

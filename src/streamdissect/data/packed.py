@@ -107,6 +107,7 @@ def write_packed(dataset: Dataset, path: str | os.PathLike[str], advance: Callab
                     name, data=np.array(values, object), shape=(len(values),), dtype=h5py.string_dtype()
                 )
             attributes = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "fingerprint": dataset.fingerprint()}
+            attributes["images_fingerprint"] = dataset.images_fingerprint()
             file.attrs.update(attributes)
     except OSError as error:
         raise StorageFailure(f"{os.fspath(path)}: {error.strerror or error}") from error
@@ -162,7 +163,7 @@ class PackedDataset(Dataset):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.spec = os.path.abspath(path)
         self._opened: tuple[int, h5py.File, dict[str, h5py.Dataset]] | None = None
-        arrays, texts, self._fingerprint = self._read_tables()
+        arrays, texts, (self._fingerprint, self._images_fingerprint) = self._read_tables()
         self.names, self._splits = texts["images/name"], texts["images/split"]
         self._arrays = arrays
         self.concepts = Concepts(
@@ -224,6 +225,10 @@ class PackedDataset(Dataset):
         """That of the dataset which was packed."""
         return self._fingerprint
 
+    def images_fingerprint(self) -> str:
+        """That of the dataset which was packed."""
+        return self._images_fingerprint
+
     def _check(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -244,7 +249,7 @@ class PackedDataset(Dataset):
             self._opened = pid, file, {name: file[name] for name in STREAMS}
         return self._opened[2]
 
-    def _read_tables(self) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[str, ...]], str]:
+    def _read_tables(self) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[str, ...]], tuple[str, str]]:
         """Everything but pictures and pixels, checked against each other."""
         file = open_unlocked(self.spec)
         try:
@@ -257,7 +262,7 @@ class PackedDataset(Dataset):
             names = ("images/name", "images/split", "concepts/name", "categories/name")
             texts = {name: tuple(plain(file, name, object).asstr()[()]) for name in names}
             lengths = {name: len(plain(file, name, dtype)) for name, dtype in STREAMS.items()}
-            fingerprint = str(file.attrs["fingerprint"])
+            fingerprints = str(file.attrs["fingerprint"]), str(file.attrs["images_fingerprint"])
         except (KeyError, OSError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             if isinstance(error, BadInput):
                 raise
@@ -265,7 +270,7 @@ class PackedDataset(Dataset):
         finally:
             file.close()
         check_tables(self.spec, arrays, texts, lengths)
-        return arrays, texts, fingerprint
+        return arrays, texts, fingerprints
 
 
 def plain(file: h5py.File, name: str, dtype: Any) -> h5py.Dataset:

@@ -127,7 +127,9 @@ class Dissection:
     layers: dict[str, LayerDissection]
     summary: dict[str, Any] = field(default_factory=dict)
     """Content of summary.json."""
-    make_mask: Callable[[int, str, int], NDArray[np.bool_]] | None = field(default=None, compare=False, repr=False)
+    make_mask: Callable[[int | str, str, int], NDArray[np.bool_]] | None = field(
+        default=None, compare=False, repr=False
+    )
     """How `mask` finds the activations."""
 
     def __repr__(self) -> str:
@@ -206,8 +208,11 @@ class Dissection:
         ordered: NDArray[np.void] = chosen[np.argsort(-chosen["iou"], kind="stable")]
         return ordered
 
-    def mask(self, image: int, layer: str, unit: int) -> NDArray[np.bool_]:
-        """(H, W) where a unit exceeds its threshold on an image (row), on that image's mask grid."""
+    def mask(self, image: int | str, layer: str, unit: int) -> NDArray[np.bool_]:
+        """(H, W) where a unit exceeds its threshold on an image, on that image's mask grid.
+
+        The image is a name, or a row of `image_name`: after `capture` rows are in the order in which images came.
+        """
         if self.make_mask is None:
             raise ValueError("masks need the activations: open the run with score() or load_dissection()")
         return self.make_mask(image, layer, unit)

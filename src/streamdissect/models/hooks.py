@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import BadInput
 from .layers import LayerRef
 from .layouts import choose_layout, tensor_of, to_maps
-from .programs import check_images, fixed_shape
+from .programs import EXPORT, check_images, fixed_batch, fixed_shape
 from .tracing import trace_layers
 from .wrappers import eagerly
 
@@ -85,8 +85,10 @@ class ActivationHooks:
         self._found, self._calls = {}, {}
 
     def unsettled(self) -> bool:
-        """Whether the last pass leaves open which axis of a layer is the batch; one of another size would tell."""
-        return any(self._is_either(name, tensor) for name, tensor in self._found.items())
+        """Whether the last pass leaves open which axis of a layer is the batch, and one of another size would tell."""
+        return fixed_batch(self._module) is None and any(
+            self._is_either(name, tensor) for name, tensor in self._found.items()
+        )
 
     def take(self) -> dict[str, Tensor]:
         """Name -> (B, K, h, w) of the forward pass since the last call; detached copies.
@@ -100,12 +102,23 @@ class ActivationHooks:
         self.clear()
         tensors = {ref.name: self._checked(ref, found, calls.get(ref.name, 0)) for ref in self._refs}
         size = None if shape is None else (shape[2], shape[3])
-        if size is not None and self._layout not in ("nchw", "nhwc"):
+        if size is None:
+            self._refuse_guesses(tensors)
+        elif self._layout not in ("nchw", "nhwc"):
             self._find_layouts({name: tensor for name, tensor in tensors.items() if tensor.ndim == 4}, size)
         return {
             name: to_maps(tensor, name, self._layouts.get(name, self._layout), self._prefix_tokens, self._grid, size)
             for name, tensor in tensors.items()
         }
+
+    def _refuse_guesses(self, tensors: Mapping[str, Tensor]) -> None:
+        """BadInput where nothing tells which axes are which, as the network was given no images."""
+        for name, tensor in tensors.items():
+            got = f"a tensor {tuple(tensor.shape)} of a network that was given no images (B, channels, rows, columns)"
+            if tensor.ndim == 4 and self._layout not in ("nchw", "nhwc"):
+                raise BadInput(f"layer {name}", got, "--layout nchw or --layout nhwc", "give one of them")
+            if tensor.ndim == 3 and self._grid is None:
+                raise BadInput(f"layer {name}", got, "--grid H W", "give it, and --prefix-tokens if there are any")
 
     def _find_layouts(self, tensors: Mapping[str, Tensor], size: tuple[int, int]) -> None:
         """Where the units of layers with four dimensions are, of those for which that is not known yet."""
@@ -143,15 +156,17 @@ class ActivationHooks:
             raise BadInput(f"layer {ref.name}", got, f"({n_images}, ...)", remedy)
         if self._is_either(ref.name, tensor):
             got = f"a tensor {tuple(tensor.shape)}, of which either axis may be the images"
-            raise BadInput(f"layer {ref.name}", got, "(images, tokens, units)", "give another --batch-size")
+            is_fixed = fixed_batch(self._module) is not None
+            remedy = f"export it for any batch: {EXPORT}" if is_fixed else "give another --batch-size"
+            raise BadInput(f"layer {ref.name}", got, "(images, tokens, units)", remedy)
         self._images_first.add(ref.name)
         return tensor
 
     def _start(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         # A pass that nobody asked for, such as a probe of this network, must not add to the next one.
         self.clear()
-        images = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor) and value.ndim == 4]
-        self._input_shape = tuple(images[0].shape) if images else None
+        images = images_of((inputs, named))
+        self._input_shape = None if images is None else tuple(images.shape)
 
     def _take_input(self, ref: LayerRef, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor)]
@@ -166,6 +181,24 @@ class ActivationHooks:
         if call == (ref.call or 0):
             tensor = tensor_of(value, ref.name).detach()
             self._found[ref.name] = torch.relu(tensor) if ref.tensor == "relu" else tensor.clone()
+
+
+def images_of(given: object) -> Tensor | None:
+    """The batch of images among what a network was given, within lists, tuples and dicts too.
+
+    The first tensor of four dimensions, if there are several the first of three channels: masks have one.
+    """
+    found = [tensor for tensor in tensors_in(given) if tensor.ndim == 4]
+    return next((tensor for tensor in found if tensor.shape[1] == 3), found[0] if found else None)
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """All tensors within lists, tuples and dicts, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(part)
 
 
 def run_model(module: nn.Module, batch: Tensor) -> None:

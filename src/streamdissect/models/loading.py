@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch._C import default_generator
 from torch.nn.parameter import is_lazy
 
-from ..callables import attribute, call, hash_code, importing, kind, reason, split_name
+from ..callables import attribute, call, hash_code, importing, kind, reason, refuse_edited, split_name
 from ..errors import BadInput
 from .programs import EXPORT, WHOLE, is_exported_graph, load_program
 from .quiet import put_into_evaluation
+from .structure import hash_structure
 from .weights import RANDOM, load_weights
 from .wrappers import bare_name, prefix_of, unwrapped
 
@@ -40,6 +41,8 @@ class LoadedModel:
     code_hash: str | None
     """blake2b of the exported program, or of the source file that defines the callable or the class of an object; None
     where there is none."""
+    structure_hash: str
+    """Of its parts, their settings and their code; see `hash_structure`."""
 
 
 def load_model(spec: str | nn.Module, weights: str | None = None, seed: int = 0, trust: bool = False) -> LoadedModel:
@@ -86,7 +89,7 @@ def load_model(spec: str | nn.Module, weights: str | None = None, seed: int = 0,
             module = given if weights is None else copied(given)
         path = None if weights is None else load_weights(module, weights, seed)
     put_into_evaluation(module)
-    return LoadedModel(module, name, path, hash_state(module), code)
+    return LoadedModel(module, name, path, hash_state(module), code, hash_structure(module))
 
 
 def check_network(where: str, found: object) -> nn.Module:
@@ -167,6 +170,7 @@ def build(spec: str, weights: str | None, trust: bool) -> tuple[nn.Module, str, 
     with importing("model", spec, place) as (source, path):
         found = attribute("model", spec, source, name, "a callable that returns a torch.nn.Module")
         module = check_network(where, call("model", spec, found, [], arguments))
+        refuse_edited("model", spec, found, *{type(part) for part in module.modules()})
     return module, path + spec[len(place) :], hash_code(found)
 
 

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -132,6 +134,8 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tracks: Any = WeakTensorKeyDictionary()
         self.is_lost = False
         """Whether something was written into a part of a tensor, which tracks of whole tensors cannot tell."""
+        self.written: set[StorageWeakRef] = set()
+        """Memory into which something was written that depends on the input."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -151,9 +155,10 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if not operands or name in FRESH:
             return result
-        written = arguments.get("self")
-        if func._schema.is_mutable and isinstance(written, Tensor):
-            self.is_lost |= written.untyped_storage().nbytes() > written.numel() * written.element_size()
+        for argument in func._schema.arguments:
+            written = arguments[argument.name]
+            if argument.is_write and isinstance(written, Tensor):
+                self._note_write(written)
         outputs = [value for value in listed(result) if isinstance(value, Tensor)]
         if not outputs:
             return result
@@ -166,9 +171,19 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _operands(self, arguments: dict[str, Any]) -> list[tuple[Track | None, Tensor]]:
-        """Tracks of the arguments that depend on the input."""
+        """Tracks of the arguments that depend on the input, be it through memory that another tensor wrote into."""
         tensors = [value for argument in arguments.values() for value in listed(argument) if isinstance(value, Tensor)]
-        return [(self.tracks[tensor], tensor) for tensor in tensors if tensor in self.tracks]
+        is_written = [tensor in self.tracks or memory_of(tensor) in self.written for tensor in tensors]
+        return [(self.tracks.get(tensor), tensor) for tensor in compress(tensors, is_written)]
+
+    def _note_write(self, written: Tensor) -> None:
+        """Something is written into a tensor: what others that share its memory see is not known any more."""
+        memory = memory_of(written)
+        self.is_lost |= written.untyped_storage().nbytes() > written.numel() * written.element_size()
+        self.written.add(memory)
+        for tensor in list(self.tracks):
+            if tensor is not written and memory_of(tensor) == memory:
+                self.tracks[tensor] = None
 
     def _derive(
         self, name: str, is_pointwise: bool, operands: list[Operand], arguments: dict[str, Any], output: Tensor
@@ -182,6 +197,11 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if rule is None or len(operands) != 1:
             return None
         return rule(*operands[0], arguments, output)
+
+
+def memory_of(tensor: Tensor) -> StorageWeakRef:
+    """What tensors that are views of each other have in common; its address is not given to others while this lives."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def listed(value: object) -> Sequence[object]:

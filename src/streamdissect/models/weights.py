@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from safetensors import SafetensorError
@@ -42,19 +42,50 @@ def load_weights(module: nn.Module, weights: str, seed: int) -> str:
 
 
 def randomise(module: nn.Module, seed: int) -> None:
-    """Every submodule's own initialisation, anew, in their order; the global generator stays as it is.
+    """Every submodule's own initialisation, anew, those inside first; the global generator stays as it is.
 
-    Parameters of submodules without `reset_parameters` keep their values. BadInput where no submodule has any, as in
-    exported programs, so that a network as it was trained does not pass for a random one.
+    Parameters that none of them reaches keep their values where that is one number throughout, as of a token or a
+    scale that nobody trained. BadInput where they may have been trained, or where no submodule can be initialised, as
+    in exported programs: a network as it was trained must not pass for a random one.
     """
-    resets = [reset for part in module.modules() if callable(reset := getattr(part, "reset_parameters", None))]
+    resets = [reset for part in inside_out(module, set()) if (reset := reset_of(part)) is not None]
     if not resets and next(module.parameters(), None) is not None:
         got, expected = f"{RANDOM!r} for modules that cannot be initialised anew", "a file of weights"
         raise BadInput("weights", got, expected, "as --model name the callable that builds the network")
-    with torch.random.fork_rng(devices=[]):
+    before = {name: value.detach().clone() for name, value in module.named_parameters() if value.is_floating_point()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for name in before:
+            module.get_parameter(name).fill_(torch.nan)  # what is NaN afterwards was not reached
         default_generator.manual_seed(seed)
         for reset in resets:
             reset()
+        kept = [name for name, value in before.items() if keep_missed(module.get_parameter(name), value)]
+    if kept:
+        got = f"{RANDOM!r} for a network in which nothing initialises {listed(kept)} anew"
+        remedy = "leave --weights out if the callable builds it untrained, or give the module a reset_parameters()"
+        raise BadInput("weights", got, "parameters that can be initialised", remedy)
+
+
+def keep_missed(parameter: Tensor, before: Tensor) -> bool:
+    """Put the values that were there in place of NaN; whether they are several numbers, as training makes them."""
+    missed = before[parameter.isnan()]
+    parameter[parameter.isnan()] = missed
+    return bool((missed != missed[:1]).any())
+
+
+def inside_out(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
+    """Every submodule once, after those inside it, as constructors initialise them."""
+    seen.add(module)
+    for child in module.children():
+        if child not in seen:
+            yield from inside_out(child, seen)
+    yield module
+
+
+def reset_of(part: nn.Module) -> Callable[[], object] | None:
+    """What initialises a module anew: PyTorch calls it by one of two names."""
+    found = (getattr(part, name, None) for name in ("reset_parameters", "_reset_parameters"))
+    return next(filter(callable, found), None)
 
 
 def read_state(path: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import reprlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,14 +19,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..data.dataset import Dataset
-from ..data.labelling import base_of, labellers_of
+from ..data.labelling import labellers_of
 from ..data.opening import open_dataset
 from ..errors import BadInput, StorageFailure
 from ..measure.fieldmap import FieldMap
-from ..models import field_maps, hash_state, name_object, resolve_layers
-from ..models.hooks import ActivationHooks
+from ..models import field_maps, hash_state, hash_structure, name_object, resolve_layers
+from ..models.hooks import ActivationHooks, images_of
 from ..models.wrappers import unwrapped
-from ..options import RUN, ExtractOptions
+from ..options import RUN, ExtractOptions, with_options
 from ..store.rundir import RunDir
 from .arrivals import Arrivals, IndexSet
 from .control import Control
@@ -69,6 +69,7 @@ class Capture:
         """Images that came since the context was entered."""
         self._n_fresh = 0
         """Images recorded when it was entered, and those that came since and were not."""
+        self._is_entered = False
         self._n_calls = 0
         self._input_size: tuple[int, int] | None = None
 
@@ -77,7 +78,8 @@ class Capture:
         self._identity = {
             "model": type(self._network).__qualname__,  # its module may be __main__ for one process only
             "state": hash_state(self._model),
-            "data": None if self._data is None else base_of(self._data).fingerprint(),
+            "structure": hash_structure(self._network),
+            "data": None if self._data is None else self._data.images_fingerprint(),
             "layers": [ref.name for ref in self._refs],
             "images": self._n_images,
             "captured": True,
@@ -89,15 +91,17 @@ class Capture:
             refuse_other_content(self._out)
         with ExitStack() as stack:
             stack.enter_context(self._hooks)
-            handle = self._model.register_forward_pre_hook(self._look_at_input)
+            handle = self._model.register_forward_pre_hook(self._look_at_input, with_kwargs=True)
             stack.callback(handle.remove)
             if RunDir.exists(self._out):
                 self._arrivals = stack.enter_context(self._resume(RunDir(self._out)))
                 self._n_fresh = len(self._arrivals.recorded)
             self._stack = stack.pop_all()
+        self._is_entered = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._is_entered = False
         if self._arrivals is None and self._rank is None and kind is None:
             self._stack.close()
             raise BadInput("capture", "no image", f"{self._n_images} images", "call the model within images(index)")
@@ -121,6 +125,8 @@ class Capture:
         BadInput
             The batch is of another size, an image comes twice, or more come than were announced.
         """
+        if not self._is_entered:
+            raise BadInput("capture", "a batch outside it", "a context", "write: with sd.capture(...) as cap:")
         indices = as_indices(index)
         if not indices:
             yield
@@ -175,10 +181,10 @@ class Capture:
         if n_fresh > self._n_images:
             raise BadInput("images", f"{n_fresh} images", f"the {self._n_images} announced", "raise n_images")
 
-    def _look_at_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _look_at_input(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._n_calls += 1
-        if args and isinstance(args[0], Tensor) and args[0].ndim == 4:
-            self._input_size = int(args[0].shape[2]), int(args[0].shape[3])
+        images = images_of((args, named))
+        self._input_size = None if images is None else (images.shape[2], images.shape[3])
 
     def _begin(self, samples: dict[str, NDArray[Any]]) -> Arrivals:
         """Make the run, knowing the first batch; where another process was first, join it."""
@@ -302,4 +308,6 @@ def capture(
     if announced < 1:
         raise BadInput("n_images", repr(n_images), "the number of images to come, at least 1", "pass len(dataset)")
     opened = data if data is None or isinstance(data, Dataset) else open_dataset(data)
-    return Capture(model, layers, out, announced, opened, replace(options or ExtractOptions(), **named))
+    if opened is not None and announced > len(opened):
+        raise BadInput("n_images", str(announced), f"at most the {len(opened)} of the dataset", "pass len(dataset)")
+    return Capture(model, layers, out, announced, opened, with_options(options or ExtractOptions(), named))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -22,17 +22,17 @@ from ..models import field_maps, load_model, resolve_layers
 from ..models.layers import LayerRef
 from ..models.loading import LoadedModel
 from ..models.programs import check_batches
-from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions
+from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions, with_options
 from ..store.activations import ActivationStore
 from ..store.claims import Claims
 from ..store.partials import Ledger
 from ..store.rundir import RunDir
-from .control import Control
+from .control import Control, Meter
 from .forward import Network, iter_images, torch_threads
 from .place import refuse_other_content, remove_run
 from .planning import Plan, plain, plan_run, require_identity
 from .recording import Recorder, WorkerStates, layers_of, store_of
-from .selection import choose_images, choose_input_size, split_names
+from .selection import choose_images, choose_input_size, digest_names, split_names
 from .shards import iter_claimed, own_shards
 
 IDENTITY_OPTIONS = (
@@ -57,6 +57,10 @@ IDENTITY_OPTIONS = (
     "shard_images",
 )
 """Options that belong to a run's identity; the rest may change from one call to the next."""
+
+
+LABELS_LOOKED_AT = 16
+"""Images whose labels are read before the work."""
 
 
 def extract(
@@ -111,7 +115,7 @@ def extract(
     Source: methods 1.4, 1.5. Batches never cross a shard, so activations do not depend on how shards are shared out.
     """
     control = control or Control()
-    work = prepare(model, data, layers, weights, replace(options or ExtractOptions(), **named), labels)
+    work = prepare(model, data, layers, weights, with_options(options or ExtractOptions(), named), labels)
     if work.options.overwrite:
         remove_run(out, work.options.shard, control)
     else:
@@ -168,6 +172,7 @@ def prepare(
     loaded = load_model(model, weights, options.seed, options.trust_model)
     refs = resolve_layers(loaded.module, split_names(layers))
     images = choose_images(dataset, options)
+    look_at_labels(base_of(dataset), images)
     size = choose_input_size(dataset, images, options.input_size)
     check_batches(loaded.module, len(images), options.batch_size, options.shard_images)
     network = Network(loaded.module, refs, options)
@@ -175,7 +180,9 @@ def prepare(
         "model": loaded.spec,
         "state": loaded.state_hash,
         "code": loaded.code_hash,
-        "data": base_of(dataset).fingerprint(),
+        "structure": loaded.structure_hash,
+        "data": dataset.images_fingerprint(),
+        "which_images": digest_names(dataset, images),
         "layers": [ref.name for ref in refs],
         "input_size": list(size),
         "device": network.device.type,
@@ -183,6 +190,13 @@ def prepare(
         **{name: plain(getattr(options, name)) for name in IDENTITY_OPTIONS},
     }
     return Work(dataset, loaded, refs, network, images, size, options, identity)
+
+
+def look_at_labels(dataset: Dataset, images: NDArray[np.int64]) -> None:
+    """BadInput where the labels of a few images cannot be read: better now than after the forward passes."""
+    for index in images[:: -(-len(images) // LABELS_LOOKED_AT)].tolist():
+        if dataset.has_labels(index):
+            dataset.labels(index)
 
 
 def require_labels(run: RunDir, dataset: Dataset) -> None:
@@ -227,28 +241,33 @@ def record_shards(run: RunDir, work: Work, control: Control) -> None:
 
         try:
             for shard, is_mine in iter_claimed(run.n_shards, work.options.shard, is_done, claims, control):
-                if is_mine:
-                    record_shard(recorder, states, work, shard, control)
-                meter.advance(len(run.rows(shard)))
+                advanced = record_shard(recorder, states, work, shard, control, meter) if is_mine else 0
+                meter.advance(len(run.rows(shard)) - advanced)
         finally:
             recorder.flush()
 
 
-def record_shard(recorder: Recorder, states: WorkerStates, work: Work, shard: int, control: Control) -> None:
-    """One shard under a claim: in full, or only its files or its commit where a worker's state holds it already."""
+def record_shard(
+    recorder: Recorder, states: WorkerStates, work: Work, shard: int, control: Control, meter: Meter
+) -> int:
+    """One shard under a claim: in full, or only its files or its commit where a worker's state holds it already.
+
+    Returns how many images the meter was told of.
+    """
     held, run = states.recover(), recorder.run
     commit = recorder.ledger.read(shard)
     if commit is not None and is_whole(recorder.ledger, recorder.store, shard):
-        return  # its process died between its state and its commit, which is made good now
+        return 0  # its process died between its state and its commit, which is made good now
     images = work.images[run.rows(shard).start : run.rows(shard).stop].tolist()
     if commit is None and shard in held:
         recorder.commit_anew(shard, images)
-        return
-    maps, seconds = forward_shard(run, work, images, control)
+        return 0
+    maps, seconds = forward_shard(run, work, images, control, meter)
     if commit is None:
         recorder.record(shard, maps, images, seconds)
     else:
         recorder.repair(shard, maps, commit)
+    return len(images)
 
 
 def is_whole(ledger: Ledger, store: ActivationStore, shard: int) -> bool:
@@ -260,7 +279,7 @@ def is_whole(ledger: Ledger, store: ActivationStore, shard: int) -> bool:
 
 
 def forward_shard(
-    run: RunDir, work: Work, images: list[int], control: Control
+    run: RunDir, work: Work, images: list[int], control: Control, meter: Meter
 ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
     """Activations (B, K, h, w) of one shard by layer, and what decoding and the forward passes took."""
     maps = {spec.name: np.empty((len(images), spec.n_units, *spec.grid), spec.dtype) for spec in layers_of(run)}
@@ -277,5 +296,6 @@ def forward_shard(
             maps[name][start : start + len(batch)] = found
         seconds["decode"] += decoded - begin
         seconds["forward"] += time.perf_counter() - decoded
+        meter.advance(len(batch))
         control.check()
     return maps, seconds

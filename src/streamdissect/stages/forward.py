@@ -136,8 +136,11 @@ def to_stored(maps: Tensor, layer: str, dtype: str, allow_nonfinite: bool, amp: 
     Raises
     ------
     BadInput
-        A finite value overflows float16, or a value is not finite where that is not allowed.
+        Values are complex, a finite one overflows float16, or one is not finite where that is not allowed.
     """
+    if maps.is_complex():
+        remedy = "choose a layer behind it, or put a module there that returns .abs() or .real"
+        raise BadInput(f"layer {layer}", "complex activations", "real numbers", remedy)
     stored = maps.to(torch.float16 if dtype == "float16" else torch.float32)
     stored = (stored + 0.0).contiguous()  # -0.0 + 0.0 is +0.0
     finite = torch.isfinite(stored)

@@ -42,7 +42,8 @@ def layers(
     -------
     list of dict
         `layer`, `module` (class), `shape` of the output without the batch, `field` as text or None; in module order.
-        Modules that never run, or whose output is no tensor (or a tensor first), are left out.
+        Modules that never run, or whose output is no tensor (or a tensor first), are left out; of those that run
+        several times each call is a layer, `NAME#0`, `NAME#1` and so on.
 
     Raises
     ------
@@ -55,20 +56,23 @@ def layers(
             raise BadInput("layers", "neither --data nor --input-size", "one of them", "give --input-size H W")
         dataset = data if isinstance(data, Dataset) else open_dataset(data)
         input_size = dataset.image_size(0)
-    shapes: dict[str, tuple[int, ...]] = {}
+    calls: dict[str, list[tuple[int, ...] | None]] = {}
     kinds: dict[str, str] = {}
     handles = []
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            shape = None
             with suppress(BadInput):
-                shapes[name] = tuple(tensor_of(output, name).shape[1:])
-                kinds[name] = class_name(module)
+                shape = tuple(tensor_of(output, name).shape[1:])
+            calls[name].append(shape)
+            kinds[name] = class_name(module)
 
         return hook
 
     named = list_layers(loaded.module)
     for ref in resolve_layers(loaded.module, named) if named else []:
+        calls[ref.name] = []
         handles.append(loaded.module.get_submodule(ref.module_name).register_forward_hook(watch(ref.name)))
     try:
         with evaluating(loaded.module):
@@ -76,6 +80,12 @@ def layers(
     finally:
         for handle in handles:
             handle.remove()
+    shapes, modules = {}, {}
+    for name, found in calls.items():
+        for call, shape in enumerate(found):
+            if shape is not None:
+                layer = name if len(found) == 1 else f"{name}#{call}"
+                shapes[layer], modules[layer] = shape, kinds[name]
     if not shapes:
         remedy = "look for a callable that returns modules with layers inside"
         raise BadInput("model", f"{loaded.spec!r}, in which no module runs", "a module inside that runs", remedy)
@@ -83,11 +93,10 @@ def layers(
     fields = field_maps(loaded.module, refs, input_size)
     return [
         {
-            "layer": name,
-            "module": kinds[name],
-            "shape": list(shapes[name]),
-            "field": str(fields[name]) if fields.get(name) else None,
+            "layer": layer,
+            "module": modules[layer],
+            "shape": list(shape),
+            "field": str(fields[layer]) if fields.get(layer) else None,
         }
-        for name in named
-        if name in shapes
+        for layer, shape in shapes.items()
     ]

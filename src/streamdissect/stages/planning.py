@@ -20,7 +20,13 @@ from .control import Control
 
 SHARD_BYTES, SHARD_IMAGES = 64 << 20, 512
 """Activations of all layers in one shard, by default, and how many images at most, so that small maps make several."""
-FIELD_NAMES = {"state": "weights (their digest)", "code": "model file (its digest)", "data": "data (its digest)"}
+FIELD_NAMES = {
+    "state": "weights (their digest)",
+    "code": "model file (its digest)",
+    "data": "images of the data (their digest)",
+    "which_images": "images chosen (their digest)",
+    "structure": "network (digest of its parts, their settings and their code)",
+}
 """Fields of the identity whose names say too little."""
 STATE_PART, SHARD_PART = 2, 8
 """Parts of the memory that buffered thresholds and a shard may take."""

@@ -239,6 +239,9 @@ def read_recorded(run: RunDir) -> Recorded:
         raise IncompleteRun(f"{name_shards(missing, run.n_shards)} not finished; run the same capture loop again")
     commits = list(ledger.commits())
     store = store_of(run)
+    if not run.activations_path.exists():
+        remedy = "nothing restores those of a capture" if run.is_captured else "the same extract restores them"
+        raise IncompleteRun(f"{run.activations_path}: dropped by clean; {remedy}")
     for shard, commit in enumerate(commits):
         for name, expected in commit["files"].items():
             if damage := store.find_damage(name, shard, expected, thorough=False):

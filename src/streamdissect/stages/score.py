@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..data.dataset import Dataset
 from ..data.labellers import Labeller, Labels
+from ..data.labelling import base_of
 from ..errors import BadInput
 from ..measure.dissection import Dissection
-from ..options import RUN, ScoreOptions
+from ..options import RUN, ScoreOptions, with_options
 from ..store.results import load_dissection
 from ..store.rundir import RunDir
 from ..tally import Arrays
-from .control import Control
+from .control import Control, Meter
 from .merge import merge_run
 from .scoring import Partial, attach_masks, choose_labellers, count_shard, count_shards, find_data, open_scoring
-from .settings import check_name, compare_settings, data_setting, options_to_settings, saved_settings, scored_tail
+from .settings import check_name, compare_settings, options_to_settings, saved_settings, scored_tail
 
 
 def score(
@@ -61,7 +61,7 @@ def score(
         `control` asked for it; the same call resumes.
     """
     control = control or Control()
-    options = replace(options or ScoreOptions(), **named)
+    options = with_options(options or ScoreOptions(), named)
     opened = run if isinstance(run, RunDir) else RunDir(run)
     labellers = choose_labellers(opened, data, labels)
     finished = find_finished(opened, data, labellers, options)
@@ -87,7 +87,7 @@ def find_finished(
         return None
     asked = options_to_settings(options, scored_tail(run, options), labellers)
     if data is not None:
-        asked |= data_setting(run, find_data(run, data, labellers)[1])
+        asked |= {"data": base_of(find_data(run, data, labellers)[0]).fingerprint()}
     compare_settings(made, asked)
     results = run.results_path(options.name)
     if not (results / "summary.json").exists():  # it is written last
@@ -129,13 +129,13 @@ def score_partial(
     control = Control()
     opened = run if isinstance(run, RunDir) else RunDir(run)
     labellers = choose_labellers(opened, data, labels)
-    work = open_scoring(opened, data, labellers, replace(options or ScoreOptions(), **named), control, is_new=False)
+    work = open_scoring(opened, data, labellers, with_options(options or ScoreOptions(), named), control, is_new=False)
     found: dict[int, Arrays] = {}
     total: dict[str, float] = {}
     for shard in shards:
         if not 0 <= shard < work.run.n_shards:
             raise BadInput("shards", str(shard), f"0 to {work.run.n_shards - 1}", "see run.json")
-        found[shard], seconds = count_shard(work, shard, control)
+        found[shard], seconds = count_shard(work, shard, control, Meter())
         for key, value in seconds.items():
             total[key] = total.get(key, 0.0) + value
     path = os.path.abspath(work.run.path)

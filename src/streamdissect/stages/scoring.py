@@ -33,10 +33,10 @@ from ..store.claims import Claims
 from ..store.partials import Ledger, save_arrays, with_prefix
 from ..store.rundir import RunDir, stage_of
 from ..tally import Arrays
-from .control import Control
+from .control import Control, Meter
 from .labels import LabelPlanes
 from .recording import Recorded, layers_of, peak_bytes, read_recorded, store_of
-from .settings import check_name, check_upsampling, data_setting, keep_settings, options_to_settings, scored_tail
+from .settings import check_name, check_upsampling, keep_settings, options_to_settings, scored_tail
 from .shards import iter_claimed, own_shards
 from .thresholds import CHUNK_PART, all_thresholds
 
@@ -162,11 +162,14 @@ def open_scoring(
         raise BadInput("data", got, "the dataset whose indices were captured", "give that one")
     if not len(dataset.concepts) or not any(dataset.has_labels(i) for i in recorded.images.tolist()):
         raise BadInput(
-            "data", f"no labelled image among the {len(recorded.images)} of the run", "at least one", "check it"
+            "data",
+            f"no labelled image among the {len(recorded.images)} of the run",
+            "at least one",
+            "see docs/data.md for where labels go, or give --labels, such as --labels colors",
         )
     tail = scored_tail(opened, options)
     check_upsampling(opened, options.upsample)
-    settings = options_to_settings(options, tail, labellers) | data_setting(opened, fingerprint)
+    settings = options_to_settings(options, tail, labellers) | {"data": base_of(dataset).fingerprint()}
     concepts = dataset.concepts
     try:
         rules = LabelRules(
@@ -222,11 +225,11 @@ def find_data(
         remedy = "the run was captured without one, or made from an object: name it, or pass it"
         raise BadInput("--data", "nothing", "the dataset", remedy)
     dataset = data if isinstance(data, Dataset) else open_dataset(data if data is not None else spec)
-    expected, found = run.manifest["identity"]["data"], base_of(dataset).fingerprint()
-    if expected is not None and expected not in (found, add_labellers(found, labellers_of(dataset))):
-        remedy = "give the dataset that was extracted, unchanged, or extract again"
-        raise BadInput("data", repr(dataset.spec), f"the dataset of run {run.path}", remedy)
-    return label_dataset(dataset, labellers), add_labellers(found, labellers)
+    expected = run.manifest["identity"]["data"]
+    if expected is not None and dataset.images_fingerprint() != expected:
+        remedy = "give the dataset that was extracted, its images unchanged, or extract again"
+        raise BadInput("data", repr(dataset.spec), f"the images of run {run.path}", remedy)
+    return label_dataset(dataset, labellers), add_labellers(base_of(dataset).fingerprint(), labellers)
 
 
 def count_shards(work: Scoring, control: Control) -> None:
@@ -235,15 +238,17 @@ def count_shards(work: Scoring, control: Control) -> None:
     total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, worker))
     with Claims(ledger.claims_folder) as claims, control.metering("score", total, "image") as meter:
         for shard, is_mine in iter_claimed(run.n_shards, worker, ledger.is_done, claims, control):
+            advanced = 0
             if is_mine:
-                arrays, seconds = count_shard(work, shard, control)
+                arrays, seconds = count_shard(work, shard, control, meter)
+                advanced = len(run.rows(shard))
                 file = save_arrays(ledger.data_path(shard), arrays)
                 ledger.commit(shard, {"file": file, "seconds": seconds, "peak_bytes": peak_bytes()})
                 claims.forget(shard)
-            meter.advance(len(run.rows(shard)))
+            meter.advance(len(run.rows(shard)) - advanced)
 
 
-def count_shard(work: Scoring, shard: int, control: Control) -> tuple[Arrays, dict[str, float]]:
+def count_shard(work: Scoring, shard: int, control: Control, meter: Meter) -> tuple[Arrays, dict[str, float]]:
     """Counters of every layer over one shard, as arrays; and what labels and counting took."""
     counters = [Counters(layer.n_units, work.rules.n_concepts, work.rules.n_categories) for layer in work.layers]
     seconds = {"labels": 0.0, "count": 0.0}
@@ -255,6 +260,7 @@ def count_shard(work: Scoring, shard: int, control: Control) -> tuple[Arrays, di
             work.count(position, rows, images, counted, control)
         seconds["labels"] += labelled - begin
         seconds["count"] += time.perf_counter() - labelled
+        meter.advance(len(rows))
     arrays: Arrays = {}
     for position, counted in enumerate(counters):
         arrays |= with_prefix(str(position), counted.to_arrays())
@@ -279,13 +285,20 @@ class Partial:
     """Counters of every layer, by shard."""
     seconds: dict[str, float]
 
+    def __repr__(self) -> str:
+        return f"<Partial of {self.run}: shards {', '.join(map(str, sorted(self.shards)))}>"
+
 
 def attach_masks(result: Dissection, open_work: Callable[[], Scoring]) -> Dissection:
     """Give a result the means to draw masks; the run is opened for the first one."""
     opened = cache(open_work)
 
-    def make_mask(image: int, layer: str, unit: int) -> NDArray[np.bool_]:
+    def make_mask(image: int | str, layer: str, unit: int) -> NDArray[np.bool_]:
         work = opened()
+        if isinstance(image, str):
+            if image not in result.image_name:
+                raise KeyError(f"image {image!r} of {len(result.image_name)}, such as {result.image_name[0]!r}")
+            image = result.image_name.index(image)
         names = [spec.name for spec in work.layers]
         if layer not in names:
             raise KeyError(f"layer {layer!r}: this run has {', '.join(names)}")

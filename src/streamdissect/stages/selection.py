@@ -23,8 +23,9 @@ def choose_images(data: Dataset, options: ExtractOptions) -> NDArray[np.int64]:
     if options.split is not None:
         chosen = [index for index in chosen if data.split(index) == options.split]
         if not chosen:
-            splits = sorted({data.split(index) for index in range(len(data))})
-            raise BadInput("--split", repr(options.split), f"one of {splits}", "leave it out to take all images")
+            splits = sorted({data.split(index) for index in range(len(data))} - {""})
+            expected = f"one of {', '.join(splits)}" if splits else "nothing: the dataset has no splits"
+            raise BadInput("--split", repr(options.split), expected, "leave it out to take all images")
     if options.labelled_only:
         chosen = [index for index in chosen if data.has_labels(index)]
         if not chosen:
@@ -37,6 +38,14 @@ def choose_images(data: Dataset, options: ExtractOptions) -> NDArray[np.int64]:
     if not chosen:
         raise BadInput("data", "no image", "at least one", "check the dataset")
     return np.array(chosen, np.int64)
+
+
+def digest_names(data: Dataset, images: NDArray[np.int64]) -> str:
+    """blake2b digest of the images chosen: the same options choose others where the dataset's tables change."""
+    digest = blake2b(digest_size=16)
+    for index in images.tolist():
+        digest.update(f"{index}\0{data.names[index]}\0".encode())
+    return digest.hexdigest()
 
 
 def spread(seed: int, name: str) -> bytes:

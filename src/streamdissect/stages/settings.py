@@ -97,16 +97,11 @@ def compare_settings(made: dict[str, Any], settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         if made.get(key) != value:
             raise BadInput(
-                f"--{key.replace('_', '-')}",
+                "labels of the data (digest)" if key == "data" else f"--{key.replace('_', '-')}",
                 show_setting(key, value),
                 f"{show_setting(key, made.get(key))}, as this run was scored",
-                "use --name NAME to keep both, or --overwrite",
+                "give another --name to keep both, or --overwrite",
             )
-
-
-def data_setting(run: RunDir, fingerprint: str) -> dict[str, Any]:
-    """The dataset, where the run itself knows none: it was captured without one."""
-    return {} if run.manifest["identity"]["data"] is not None else {"data": fingerprint}
 
 
 def show_setting(key: str, value: Any) -> str:

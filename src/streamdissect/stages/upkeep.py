@@ -30,8 +30,8 @@ def info(run: str | os.PathLike[str] = RUN) -> dict[str, Any]:
         }
     return {
         "run": os.path.abspath(opened.path),
-        "model": manifest["model"],
-        "data": manifest["data"],
+        "model": {**manifest["model"], "weights": manifest["model"]["weights"] or "as the callable returns it"},
+        "data": {**manifest["data"], "labels": manifest["data"].get("labels") or "the dataset's own"},
         "images": manifest["plan"]["n_images"],
         "shards": opened.n_shards,
         "shards_done": n_done,
