@@ -20,7 +20,8 @@ assert not missing, f"the wheel lacks {sorted(missing)}"
 assert len(kernels) == 3, f"the wheel has the kernels {sorted(kernels)}"
 strays = {name for name in in_wheel if not name.startswith("streamdissect/") and ".dist-info/" not in name}
 assert not strays, f"the wheel holds {sorted(strays)}"
-tracked = {str(p) for folder in ("csrc", "bench", "tests", "scripts", "docs", "examples") for p in Path(folder).rglob("*") if p.is_file()}
+folders = ("csrc", "bench", "tests", "scripts", "docs", "examples")
+tracked = {str(p) for folder in folders for p in Path(folder).rglob("*") if p.is_file()}
 tracked = {name for name in tracked if "__pycache__" not in name and not name.endswith(".so")}
 tracked |= {
     "setup.py",
