@@ -77,7 +77,7 @@ def kernel(name):
 
 setup(
     ext_modules=cythonize(
-        [kernel(name) for name in ("_counting", "_planes", "_tail")],
+        [kernel(name) for name in ("_counting", "_planes", "_sketch", "_tail")],
         build_dir="build/cython",
         compiler_directives={"language_level": 3},
     ),

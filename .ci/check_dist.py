@@ -17,7 +17,7 @@ sources = {name for name in sources if ".egg-info" not in name}
 missing = sources - in_wheel | {"streamdissect/py.typed"} - in_wheel
 kernels = {name for name in in_wheel if name.startswith("streamdissect/kernels/_") and name.endswith((".so", ".pyd"))}
 assert not missing, f"the wheel lacks {sorted(missing)}"
-assert len(kernels) == 3, f"the wheel has the kernels {sorted(kernels)}"
+assert len(kernels) == 4, f"the wheel has the kernels {sorted(kernels)}"
 strays = {name for name in in_wheel if not name.startswith("streamdissect/") and ".dist-info/" not in name}
 assert not strays, f"the wheel holds {sorted(strays)}"
 folders = ("csrc", "bench", "tests", "scripts", "docs", "examples")

@@ -17,7 +17,7 @@ def test_available_backends_can_be_imported():
 def test_the_backends_offer_the_same_functions(any_backend):
     module = kernel_backend(any_backend)
     for function in ("prepare", "mask_maps", "count_maps", "count_masks", "fill_planes", "count_numbers", "update_bins",
-                     "update_buffer", "refine"):  # fmt: skip
+                     "update_buffer", "refine", "update_sketch"):  # fmt: skip
         assert callable(getattr(module, function))
 
 

@@ -11,7 +11,7 @@ from streamdissect.measure.counters import Counters
 from streamdissect.measure.planes import LabelRules, image_planes
 from streamdissect.measure.topimages import TopImages
 from streamdissect.measure.upsample import axis_weights
-from streamdissect.quantile import BinnedTail, BufferedTail, tail_rank
+from streamdissect.quantile import BinnedTail, BufferedTail, KllSketch, ReqSketch, tail_rank
 from streamdissect.tally import Tally
 
 N_UNITS, GRID, MASK = 3, (2, 3), (4, 5)
@@ -52,6 +52,16 @@ TALLIES = {
     "float16 bins": (
         BinnedTail,
         lambda: BinnedTail(N_UNITS, CAPACITY, np.float16),
+        lambda t, rows: t.update(images(rows)[0].astype(np.float16)),
+    ),
+    "REQ sketch": (  # of values too few to be compacted; what is promised of more is tested where sketches are
+        ReqSketch,
+        lambda: ReqSketch(N_UNITS, 8, 1),
+        lambda t, rows: t.update(images(rows)[0]),
+    ),
+    "KLL sketch": (
+        KllSketch,
+        lambda: KllSketch(N_UNITS, 8, 1, np.float16),
         lambda t, rows: t.update(images(rows)[0].astype(np.float16)),
     ),
 }

@@ -61,7 +61,7 @@ def host_backend() -> ModuleType:
 
 def available_backends() -> list[str]:
     """Names of the backends that can be imported here, fastest on a CPU first."""
-    extensions = ("_counting", "_planes", "_tail")
+    extensions = ("_counting", "_planes", "_sketch", "_tail")
     found = ["cython"] if all(find_spec(f"{__name__}.{extension}") for extension in extensions) else []
     found += [name for name in ("numba", "torch") if find_spec(name)]  # looked for, not imported: that takes its time
     return [*found, "reference"]

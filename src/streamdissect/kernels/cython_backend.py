@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _counting, _planes, _tail
+from . import _counting, _planes, _sketch, _tail
 from .geometry import AxisWeights, PlaneBatch
 
 name = "cython"
@@ -18,6 +18,7 @@ count_numbers = _planes.count_numbers
 update_bins = _tail.update_bins
 update_buffer = _tail.update_buffer
 refine = _tail.refine
+update_sketch = _sketch.update_sketch
 
 Prepared = tuple[_counting.Labels, int]
 

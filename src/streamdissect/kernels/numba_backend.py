@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import numba_counting, numba_masks, numba_tail
+from . import numba_counting, numba_masks, numba_sketch, numba_tail
 from .geometry import AxisWeights, PlaneBatch, words_of
 from .numba_bits import LANES
 from .numba_jit import constant
@@ -147,6 +147,39 @@ def update_buffer(
 def refine(single: NDArray[np.uint32], first_unit: int, wanted: NDArray[np.int32], low: NDArray[np.uint32]) -> None:
     """See csrc/_tail.pyx."""
     numba_tail.refine(_signed(single), first_unit, constant(wanted), low)
+
+
+def update_sketch(
+    half: NDArray[np.uint16] | None,
+    single: NDArray[np.uint32] | None,
+    unit_begin: int,
+    unit_end: int,
+    seed: int,
+    amounts: NDArray[np.int64],
+    fill: NDArray[np.int64],
+    turn: NDArray[np.int64],
+    rows: NDArray[np.int32],
+    pending: NDArray[np.int32],
+    n_pending: int,
+    coins: NDArray[np.uint32],
+    counts: NDArray[np.int64],
+    extremes: NDArray[np.int32],
+    highest: NDArray[np.int32],
+) -> None:
+    """See csrc/_sketch.pyx."""
+    values, form = (half.view(np.int16), HALF) if half is not None else (_signed(single), SINGLE)
+    plan = constant(amounts), constant(fill), constant(turn)
+    gulp = numba_sketch.GULP
+    scratch = (
+        np.zeros((3, len(fill)), np.int64),
+        np.zeros((4, rows.shape[1] + gulp), np.int32),
+        np.zeros(2 * gulp + numba_sketch.COUNTS, np.uint32),
+    )
+    state = rows, pending, n_pending, coins, counts, extremes, highest
+    numba_sketch.update_sketch(
+        constant(values), np.zeros(LANES, values.dtype), *form[:2], unit_begin, unit_end, np.uint64(seed), *plan,
+        *state, *scratch,
+    )  # fmt: skip
 
 
 def _signed(single: NDArray[np.uint32] | None) -> NDArray[np.int32]:

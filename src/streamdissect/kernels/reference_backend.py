@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import reference, reference_tail
+from . import reference, reference_sketch, reference_tail
 from .geometry import AxisWeights, PlaneBatch
 
 name = "reference"
@@ -16,6 +16,7 @@ count_numbers = reference.count_numbers
 update_bins = reference_tail.update_bins
 update_buffer = reference_tail.update_buffer
 refine = reference_tail.refine
+update_sketch = reference_sketch.update_sketch
 
 
 def prepare(planes: PlaneBatch) -> PlaneBatch:

@@ -28,6 +28,7 @@ count_numbers = host.count_numbers
 update_bins = host.update_bins
 update_buffer = host.update_buffer
 refine = host.refine
+update_sketch = host.update_sketch
 
 LARGEST_SUM = 1 << 24
 """Pixels in one matrix product: float32 counts them exactly up to here."""

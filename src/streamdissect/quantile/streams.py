@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Self
 
@@ -22,15 +22,13 @@ def tail_rank(tail: Fraction, n: int) -> int:
     return n * tail.numerator // tail.denominator
 
 
-class UnitStreams(ABC):
-    """K streams of equally many values, of which the `capacity` largest stay known.
+class Streams(ABC):
+    """K streams of equally many values: what one pass tells of each, whatever else a subclass keeps.
 
     Parameters
     ----------
     n_units : int
         K.
-    capacity : int
-        m + 1 for the largest tail that will be asked for. Ranks beyond it are refused.
     dtype : float16 or float32
         Of the values.
     backend : str
@@ -40,12 +38,12 @@ class UnitStreams(ABC):
     kind: str
     """Tells states of different classes apart."""
 
-    def __init__(self, n_units: int, capacity: int, dtype: Any, backend: str = "auto") -> None:
-        self.n_units, self.capacity, self.dtype = n_units, capacity, np.dtype(dtype)
+    def __init__(self, n_units: int, dtype: Any, backend: str = "auto") -> None:
+        self.n_units, self.dtype = n_units, np.dtype(dtype)
         if self.dtype not in BITS:
             raise ValueError(f"values are float16 or float32, not {self.dtype}")
-        if n_units < 1 or capacity < 1:
-            raise ValueError(f"{n_units} units, capacity {capacity}: both must be at least 1")
+        if n_units < 1:
+            raise ValueError(f"{n_units} units: must be at least 1")
         self.kernels = kernel_backend(backend)
         self.n_seen = 0
         """Values of each unit, NaN included."""
@@ -53,6 +51,11 @@ class UnitStreams(ABC):
         """(3, K) NaN, infinite and zero values."""
         self.extremes = np.tile(np.array([[2**31 - 1], [-(2**31)]], np.int32), n_units)
         """(2, K) keys of the smallest and the largest value."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> tuple[int, ...]:
+        """What the constructor takes before the dtype: saved with the state, the same in streams that join."""
 
     def update(self, block: NDArray[Any]) -> NDArray[np.int32]:
         """Take in values.
@@ -91,11 +94,8 @@ class UnitStreams(ABC):
         return numbers
 
     def ranks(self, tail: Fraction) -> NDArray[np.int64]:
-        """(K,) m = floor(p n); ValueError beyond the capacity."""
-        m = np.array([tail_rank(tail, n) for n in self.n.tolist()], np.int64)
-        if m.max() >= self.capacity:
-            raise ValueError(f"tail {tail} asks for rank {m.max()}, only {self.capacity} values were kept")
-        return m
+        """(K,) m = floor(p n)"""
+        return np.array([tail_rank(tail, n) for n in self.n.tolist()], np.int64)
 
     @abstractmethod
     def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -111,7 +111,7 @@ class UnitStreams(ABC):
 
     def merge(self, other: Self) -> None:
         """Take in what `other` has seen; ValueError if it keeps something else."""
-        mine, theirs = ((type(s), s.n_units, s.capacity, s.dtype) for s in (self, other))
+        mine, theirs = ((type(s).__name__, *s.settings, str(s.dtype)) for s in (self, other))
         if mine != theirs:
             raise ValueError(f"streams {theirs} cannot join streams {mine}")
         self._merge(other)
@@ -122,11 +122,11 @@ class UnitStreams(ABC):
 
     @abstractmethod
     def _merge(self, other: Self) -> None:
-        """Join what is kept of the tails."""
+        """Join what else is kept."""
 
     @abstractmethod
     def _kept(self) -> Arrays:
-        """What is kept of the tails, in one form for one content."""
+        """What else is kept, in one form for one content."""
 
     @abstractmethod
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -134,7 +134,7 @@ class UnitStreams(ABC):
 
     def to_arrays(self) -> Arrays:
         """The state; equal for equal streams, whatever their order and division."""
-        shape = [VERSION, self.n_units, self.capacity, self.n_seen]
+        shape = [VERSION, *self.settings, self.n_seen]
         return {
             "kind": np.array(f"{self.kind} {self.dtype}"),
             "shape": np.array(shape, np.int64),
@@ -148,10 +148,11 @@ class UnitStreams(ABC):
         """Inverse of `to_arrays`; ValueError for a state that is cut or of another kind or version."""
         try:
             kind, _, dtype = str(arrays["kind"]).partition(" ")
-            version, n_units, capacity, n_seen = (int(v) for v in arrays["shape"])
+            version, *settings, n_seen = (int(v) for v in arrays["shape"])
             if (kind, version) != (cls.kind, VERSION):
                 raise ValueError(f"state {kind} of version {version}, expected {cls.kind} of {VERSION}")
-            streams = cls(n_units, capacity, dtype, backend)
+            make: Callable[..., Self] = cls  # each class has its settings
+            streams = make(*settings, dtype, backend)
             streams.n_seen = n_seen
             for name in ("counts", "extremes"):
                 if arrays[name].shape != getattr(streams, name).shape:
@@ -161,6 +162,36 @@ class UnitStreams(ABC):
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"saved streams are cut: {error}") from error
         return streams
+
+
+class UnitStreams(Streams):
+    """Streams of which the `capacity` largest values stay known.
+
+    Parameters
+    ----------
+    n_units, dtype, backend
+        See `Streams`.
+    capacity : int
+        m + 1 for the largest tail that will be asked for. Ranks beyond it are refused.
+    """
+
+    def __init__(self, n_units: int, capacity: int, dtype: Any, backend: str = "auto") -> None:
+        super().__init__(n_units, dtype, backend)
+        self.capacity = capacity
+        if capacity < 1:
+            raise ValueError(f"capacity {capacity}: must be at least 1")
+
+    @property
+    def settings(self) -> tuple[int, ...]:
+        """K and the capacity."""
+        return self.n_units, self.capacity
+
+    def ranks(self, tail: Fraction) -> NDArray[np.int64]:
+        """(K,) m = floor(p n); ValueError beyond the capacity."""
+        m = super().ranks(tail)
+        if m.max() >= self.capacity:
+            raise ValueError(f"tail {tail} asks for rank {m.max()}, only {self.capacity} values were kept")
+        return m
 
 
 def ragged(arrays: Mapping[str, NDArray[Any]], n_units: int, *names: str) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..tally import Arrays
 from .refinement import needs_refinement
-from .streams import UnitStreams, tail_rank
+from .streams import Streams, tail_rank
 
 DEAD, SPARSE, TIED, SHORT, NONFINITE = 1, 2, 4, 8, 16
 FLAG_NAMES = {DEAD: "DEAD", SPARSE: "SPARSE", TIED: "TIED", SHORT: "SHORT", NONFINITE: "NONFINITE"}
@@ -52,13 +52,13 @@ class Thresholds:
 
 
 def find_thresholds(
-    streams: UnitStreams, tail: Fraction, refined: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
+    streams: Streams, tail: Fraction, refined: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
 ) -> Thresholds:
     """Thresholds of all units at one tail.
 
     Parameters
     ----------
-    streams : UnitStreams
+    streams : Streams
         That have seen every value of the run.
     tail : Fraction
         p, 0 < p < 1.
