@@ -1,5 +1,7 @@
 """Layer names and recorded activations."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from numpy.testing import assert_array_equal
@@ -170,3 +172,10 @@ def test_layouts():
     assert to_maps(x, "t", "nhwc").shape == (2, 3, 5, 6)
     assert to_maps(x[:, :, 0, 0], "t", "nhwc").shape == (2, 5, 1, 1)
     assert "(2, 5, 6, 3, 1)" in refusal(to_maps, x[..., None], "t")
+
+
+def test_a_name_that_ends_several_layers_is_completed():
+    blocks = {name: nn.Sequential(OrderedDict(act=nn.ReLU())) for name in ("a", "b")}
+    net = nn.Sequential(OrderedDict(blocks))
+    with pytest.raises(BadInput, match=r"got 'act', .*did you mean '\*\.act', as 'a\.act'\?"):
+        resolve_layers(net, ["act"])

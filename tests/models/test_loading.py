@@ -348,3 +348,11 @@ def test_real_network(shared_models):
     loaded = load_model(f"{shared_models}/resnet_cifar.py:resnet56", f"{shared_models}/resnet56_cifar10.safetensors")
     assert loaded.module(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     assert len(loaded.state_hash) == 32
+
+
+def test_a_module_where_a_callable_is_wanted_and_the_other_way_round(tmp_path):
+    (tmp_path / "made.py").write_text("from torch import nn\n\nnet = nn.Sequential(nn.ReLU())\n")
+    with pytest.raises(BadInput, match=r"a module that exists already, expected a callable.*def build\(\): return net"):
+        load_model(f"{tmp_path / 'made.py'}:net")
+    with pytest.raises(BadInput, match=r"got a function, expected a torch\.nn\.Module; call it, and pass what it"):
+        load_model(lambda: nn.ReLU())

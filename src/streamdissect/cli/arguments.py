@@ -183,7 +183,9 @@ class Parser(argparse.ArgumentParser):
         if words:
             option = words[0].partition("=")[0]
             near = get_close_matches(option, list(self._option_string_actions), 1)
-            self.error(f"unknown option or word {words[0]!r}" + (f"; did you mean {near[0]}?" if near else ""))
+            is_word = not option.startswith("-")
+            hint = f"; did you mean {near[0]}?" if near else "; several names go by commas" if is_word else ""
+            self.error(f"unknown option or word {words[0]!r}{hint}")
 
 
 def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:

@@ -126,6 +126,8 @@ def matching(module: nn.Module, text: str, pattern: str) -> dict[str, str]:
     if bare in {bare_name(name, prefix_of(module)) for name in scripted}:
         remedy = "put in the module it was made from, or choose another"
         raise BadInput("layers", f"{pattern!r}, which is TorchScript", "a module that takes hooks", remedy)
+    if deeper := [name for name in listed if name.endswith(f".{bare}")]:
+        raise BadInput("layers", repr(pattern), "a module of this model", f"did you mean '*.{bare}', as {deeper[0]!r}?")
     near = get_close_matches(bare, listed, 3, 0.5)
     hint = f"nearest {'is' if len(near) == 1 else 'are'} {', '.join(map(repr, near))}; " if near else ""
     raise BadInput("layers", repr(pattern), "a module of this model", hint + REMEDY)

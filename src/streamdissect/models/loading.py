@@ -101,7 +101,13 @@ def check_network(where: str, found: object) -> nn.Module:
     if isinstance(found, torch.export.ExportedProgram):
         raise BadInput("model", got, expected, "give torch.export.unflatten(program)")
     if not isinstance(found, nn.Module):
-        raise BadInput("model", got, expected, "name a function that returns the network, or its class")
+        is_maker = callable(found) and not where
+        remedy = (
+            "call it, and pass what it returns"
+            if is_maker
+            else "name a function that returns the network, or its class"
+        )
+        raise BadInput("model", got, expected, remedy)
     module = unwrapped(found)
     if is_exported_graph(module):
         remedy = "in program.module() no hook ever fires: give torch.export.unflatten(program)"
@@ -169,6 +175,9 @@ def build(spec: str, weights: str | None, trust: bool) -> tuple[nn.Module, str, 
         return check_network(where, call("model", spec, zoo(spec, place), [name], arguments)), spec, None
     with importing("model", spec, place) as (source, path):
         found = attribute("model", spec, source, name, "a callable that returns a torch.nn.Module")
+        if isinstance(found, nn.Module):
+            got, remedy = f"{spec!r}, a module that exists already", f"write a function: def build(): return {name}"
+            raise BadInput("model", got, "a callable that returns one", remedy)
         module = check_network(where, call("model", spec, found, [], arguments))
         refuse_edited("model", spec, found, *{type(part) for part in module.modules()})
     return module, path + spec[len(place) :], hash_code(found)
