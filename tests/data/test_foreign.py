@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from streamdissect import BadInput, open_dataset, pack
+from streamdissect import BadInput, StorageFailure, open_dataset, pack
 from streamdissect.data.ade20k import ChallengeDataset, FullDataset
 from streamdissect.data.broden import BrodenDataset
 from streamdissect.data.broden_writer import write_broden
@@ -742,3 +742,18 @@ def test_pack_reads_it(imitation, tmp_path):
     assert described(packed) == expected(imitation)
     with pytest.raises(BadInput, match=r"layout: got .* of a dataset that is open"):
         pack(packed, tmp_path / "y.h5", layout=imitation.kind)
+
+
+def test_folders_that_cannot_be_listed_are_not_left_out(tmp_path, monkeypatch):
+    imitation = IMITATIONS["ade20k full"]()
+    directory = write(tmp_path, imitation.files)
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("street"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(StorageFailure, match="street: Permission denied"):
+        open_foreign(imitation.kind, directory)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from .csvtables import is_number
 from .dataset import Dataset
-from .folder import is_text
+from .folder import is_text, refuse_unreadable
 from .foreignbase import (
     LISTED,
     ForeignDataset,
@@ -233,7 +233,7 @@ def number_scenes(names: Iterable[str]) -> dict[str, int]:
 def find_pictures(root: str) -> dict[str, tuple[int, ...]]:
     """Path below a split, without ending, of each picture, and the levels of its parts; checked to be complete."""
     found: dict[str, tuple[int, ...]] = {}
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=refuse_unreadable):
         present = {name for name in names if not name.startswith(".")}
         # beside NAME.jpg, the folder NAME holds a mask for each object: not needed
         folders[:] = [name for name in folders if not name.startswith(".") and f"{name}.jpg" not in present]

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .csvtables import LARGEST_NUMBER
-from .folder import is_text
+from .folder import is_text, list_folder
 from .foreignbase import (
     LISTED,
     ForeignDataset,
     Layout,
     check_names,
     decode_text,
-    list_folder,
     make_concepts,
     missing_folder,
     parse_json,

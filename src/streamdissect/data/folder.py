@@ -147,7 +147,7 @@ class FolderDataset(Dataset):
             index_of[stem] = index
         found: list[list[tuple[int, str]]] = [[] for _ in self.names]
         categories = self.concepts.category_name
-        for folder in list_folder(self._labels):
+        for folder in sorted(list_folder(self._labels)):
             path = os.path.join(self._labels, folder)
             if folder.startswith(".") or not os.path.isdir(path):
                 continue
@@ -190,10 +190,10 @@ def refuse_unreadable(error: OSError) -> None:
     raise StorageFailure(f"{error.filename}: {error.strerror}") from error
 
 
-def list_folder(path: str | os.PathLike[str]) -> list[str]:
-    """Names in a directory, sorted."""
+def list_folder(path: str | os.PathLike[str]) -> set[str]:
+    """Names in a directory."""
     try:
-        return sorted(os.listdir(path))
+        return set(os.listdir(path))
     except OSError as error:
         raise StorageFailure(f"{path}: {error.strerror}") from error
 

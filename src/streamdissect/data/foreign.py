@@ -8,7 +8,7 @@ from ..errors import BadInput
 from ..options import FOREIGN
 from . import ade20k, cityscapes, coco, voc
 from .dataset import Dataset
-from .foreignbase import list_folder
+from .folder import list_folder
 
 LAYOUTS = dict(zip(FOREIGN, (voc.LAYOUT, coco.LAYOUT, ade20k.LAYOUT, cityscapes.LAYOUT), strict=True))
 SHOWN = 6

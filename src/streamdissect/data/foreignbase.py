@@ -7,7 +7,6 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import glob
-from hashlib import blake2b
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 from ..errors import BadInput, StorageFailure
 from .csvtables import LARGEST_NUMBER
 from .dataset import Concepts, Dataset, ImageLabels
-from .folder import is_text, iter_files
-from .imagefiles import check_size, path_inside, read_bytes, read_image, read_size, refusing_damage
+from .folder import is_text, iter_files, list_folder
+from .imagefiles import check_size, digest_files, path_inside, read_bytes, read_image, read_size
 
 LISTED = "the directory"
 ARCHIVES = {".zip": "unzip", ".tar": "tar xf", ".tar.gz": "tar xf", ".tgz": "tar xf"}
@@ -96,13 +95,9 @@ class ForeignDataset(Dataset):
 
     def fingerprint(self) -> str:
         """blake2b hex digest of the tables as they were read, and of the names and present sizes of all files."""
-        digest = blake2b(self._tables_digest)
-        for index in range(len(self)):
-            for folder, name in self._files(index):
-                path = self._path(folder, name)
-                with refusing_damage(path, LISTED):
-                    digest.update(f"{folder}/{name}\0{os.stat(path).st_size}\0".encode())
-        return digest.hexdigest()
+        places = (place for index in range(len(self)) for place in self._files(index))
+        files = ((f"{folder}/{name}", self._path(folder, name)) for folder, name in places)
+        return digest_files(files, self._tables_digest, LISTED)
 
     def _path(self, folder: str, name: str) -> str:
         """Where a file really lies. Its folder may be a link; the file must stay in it."""
@@ -195,14 +190,6 @@ def missing_folder(folder: str, expected: str) -> BadInput:
             if entry.startswith(name) and entry.endswith(ending):
                 remedy = f"unpack it: {command} {os.path.join(parent, entry)}"
     return BadInput("data", f"no folder {folder}", expected, remedy)
-
-
-def list_folder(path: str) -> set[str]:
-    """Names in a folder."""
-    try:
-        return set(os.listdir(path))
-    except OSError as error:
-        raise StorageFailure(f"{path}: {error.strerror}") from error
 
 
 def read_table(path: str, form: str) -> bytes:

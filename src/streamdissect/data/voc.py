@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
+from .folder import list_folder
 from .foreignbase import (
     LISTED,
     ForeignDataset,
     Layout,
     check_names,
     iter_lines,
-    list_folder,
     lookup_table,
     make_concepts,
     missing_folder,
