@@ -109,6 +109,18 @@ def test_a_wrong_option_gets_one_line_and_code_2(line, words, tmp_path):
     assert len(done.stderr.splitlines()) == 1 and all(word in done.stderr for word in words), done.stderr
 
 
+def test_a_misspelt_variable_is_not_ignored(monkeypatch, capsys):
+    monkeypatch.setenv("STREAMDISSECT_BATCHSIZE", "4")
+    assert main(["info"]) == 2
+    assert "STREAMDISSECT_BATCHSIZE, expected the name of an option; did you mean STREAMDISSECT_BATCH_SIZE?" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.delenv("STREAMDISSECT_BATCHSIZE")
+    for name in ("BATCH_SIZE", "RUN", "KERNELS", "TEST_SHARED", "GOLDEN_CSV", "REQUIRE_EXT", "OF_ANOTHER_PROGRAM"):
+        monkeypatch.setenv(f"STREAMDISSECT_{name}", "auto")
+    assert main(["info"]) == 0
+
+
 def test_debug_shows_where(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "streamdissect", "score", "nowhere", "--debug"],

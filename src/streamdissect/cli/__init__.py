@@ -8,17 +8,21 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType
 from typing import Any
 
 from .. import __doc__ as about
 from .. import __version__
-from ..errors import StreamdissectError
+from ..errors import BadInput, StreamdissectError
 from . import arguments
 from .arguments import COMMANDS
 from .output import TerminalControl, note
 
+PREFIX = "STREAMDISSECT_"
+OTHER_VARIABLES = ("RUN", "KERNELS", "REQUIRE_EXT", "TEST_SHARED", "GOLDEN_CSV")
+"""That are no options."""
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = f"streamdissect {given.command}"
     debug = bool(given.debug)
     try:
-        values = resolve_all(modules[given.command], given)
+        values = resolve_all(modules, given)
         debug = values.get("debug", False)
         return run_command(modules[given.command], given.command, values)
     except StreamdissectError as error:
@@ -70,9 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(f"{place}: internal error: {type(error).__name__}: {error}{remedy}", 1, debug)
 
 
-def resolve_all(module: Any, given: Any) -> dict[str, Any]:
+def refuse_misspelt(modules: dict[str, Any]) -> None:
+    """BadInput for a variable that is nearly an option's: it would be ignored. Others may be of other programs."""
+    options = {option.name.upper() for module in modules.values() for option in module.OPTIONS}
+    for name in os.environ:
+        bare = name.removeprefix(PREFIX)
+        if (
+            name != bare
+            and bare not in {*options, *OTHER_VARIABLES}
+            and (near := get_close_matches(bare, options, 1, 0.8))
+        ):
+            remedy = f"did you mean {PREFIX}{near[0]}?"
+            raise BadInput("environment", name, "the name of an option", remedy)
+
+
+def resolve_all(modules: dict[str, Any], given: Any) -> dict[str, Any]:
     """Values of the options, and of RUN, OUT or DATA."""
-    values = arguments.resolve(module.OPTIONS, given, given.command)
+    refuse_misspelt(modules)
+    values = arguments.resolve(modules[given.command].OPTIONS, given, given.command)
     for name in ("run", "out", "source"):
         if getattr(given, name, None) is not None:
             values[name] = getattr(given, name)
