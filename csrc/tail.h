@@ -1,4 +1,4 @@
-/* The largest values of many units' streams, exactly (methods 1.1, 1.6).
+/* The values of many units' streams, all or the largest, exactly (methods 1.1, 1.6).
 
    A unit keeps a bound once `capacity` values have come: at least that many lie at or above it, and fewer than that many
    lay above it when it was last raised, which is put off until 64 more have come.
@@ -7,7 +7,7 @@
 
    16-bit keys (float16, or the upper half of float32 keys) are counted in bins, 256 to a page, pages taken when first
    needed and returned when the bound has passed them. float32 keys are kept in a buffer that is cut back to the
-   `capacity` largest when full. */
+   `capacity` largest when full. A histogram is the same bins without a bound. */
 #ifndef STREAMDISSECT_TAIL_H
 #define STREAMDISSECT_TAIL_H
 
@@ -93,13 +93,15 @@ SD_DEFINE_SCAN(sd_scan32, uint32_t, int32_t, sd_key32, SD_INFINITY_KEY32)
 SD_DEFINE_CANDIDATES(sd_candidates16, uint16_t, sd_shorts, 16, sd_keys16, sd_pack16, int16_t, SD_INFINITY_KEY16)
 SD_DEFINE_CANDIDATES(sd_candidates32, uint32_t, sd_ints, 8, sd_keys, sd_pack, int32_t, SD_INFINITY_KEY32)
 
-SD_INLINE void sd_bin(sd_bins *bins, int64_t unit, int32_t key)
+SD_INLINE uint32_t *sd_bin_at(sd_bins *bins, int64_t unit, int32_t key)
 {
     const uint32_t bin = (uint32_t)(key + 32768);
     int32_t *page = bins->page_of + unit * SD_PAGE + (bin >> 8);
     if (*page < 0) *page = bins->vacant[--bins->n_vacant];
-    bins->pages[(int64_t)*page * SD_PAGE + (bin & 255)]++;
+    return bins->pages + (int64_t)*page * SD_PAGE + (bin & 255);
 }
+
+SD_INLINE void sd_bin(sd_bins *bins, int64_t unit, int32_t key) { ++*sd_bin_at(bins, unit, key); }
 
 /* Raise the bound as far as it goes: fewer than `capacity` values above, at least that many at or above. */
 static void sd_raise_bound(sd_bins *bins, int64_t unit, int64_t capacity)
@@ -220,25 +222,90 @@ SD_CLONED static void sd_update_buffer(const uint32_t *values, int64_t n_images,
         }
 }
 
-/* low[slot] += values whose upper 16 key bits equal wanted[slot], by their lower 16; slot s is unit first_unit + s. */
-SD_CLONED static void sd_refine(const uint32_t *values, int64_t n_images, int64_t n_units, int n, int64_t first_unit,
-                                int64_t n_slots, const int32_t *wanted, uint32_t *low)
-{
-    for (int64_t slot = 0; slot < n_slots; slot++)
-        for (int64_t image = 0; image < n_images; image++) {
-            const uint32_t *map = values + (image * n_units + first_unit + slot) * n;
-            for (int i = 0; i < n; i += 64) {
-                const int block = n - i < 64 ? n - i : 64;
-                uint64_t mask = 0;
-                for (int j = 0; j < block; j++) {
-                    const int32_t key = sd_key32(map[i + j]);
-                    const int is_number = key <= SD_INFINITY_KEY32 && key >= -SD_INFINITY_KEY32 - 1;
-                    mask |= (uint64_t)(((key >> 16) == wanted[slot]) & is_number) << j;
-                }
-                for (; mask; mask &= mask - 1)
-                    low[slot * 65536 + (sd_key32(map[i + sd_lowest_bit(mask)]) & 0xffff)]++;
-            }
-        }
-}
+/* Which of up to 64 values are numbers other than zero, as bits. */
+#define SD_DEFINE_NONZERO(NAME, BITS, VECTOR, LANES, KEYS, PACK, INFINITY_KEY)                                        \
+    SD_INLINE uint64_t NAME(const BITS *map, int n)                                                                   \
+    {                                                                                                                 \
+        uint64_t mask = 0;                                                                                            \
+        for (int i = 0; i < n; i += LANES) {                                                                          \
+            VECTOR keys = {0};                                                                                        \
+            if (i + LANES <= n) memcpy(&keys, map + i, sizeof keys);                                                  \
+            else memcpy(&keys, map + i, sizeof(BITS) * (size_t)(n - i));                                              \
+            keys = KEYS(keys);                                                                                        \
+            mask |= PACK((keys != 0) & (keys <= INFINITY_KEY) & (keys >= -INFINITY_KEY - 1)) << i;                    \
+        }                                                                                                             \
+        return mask;                                                                                                  \
+    }
+
+SD_DEFINE_NONZERO(sd_nonzero16, uint16_t, sd_shorts, 16, sd_keys16, sd_pack16, SD_INFINITY_KEY16)
+SD_DEFINE_NONZERO(sd_nonzero32, uint32_t, sd_ints, 8, sd_keys, sd_pack, SD_INFINITY_KEY32)
+
+/* Every number but zero, which the counts tell of, into its bin. Units from `unit` on, as for the tail's bins. The bins
+   of one unit alone exceed a first cache, those of all units the last: each block's are asked for before they count. */
+#define SD_DEFINE_UPDATE_HISTOGRAM(NAME, BITS, SCAN, NONZERO, KEY, KEY_OF, BIN_OF)                                    \
+    SD_CLONED static int64_t NAME(const BITS *values, int64_t n_images, int64_t n_units, int n, int64_t unit,         \
+                                  const sd_stream_counts *counts, sd_bins *bins, int32_t *highest)                    \
+    {                                                                                                                 \
+        for (; unit < n_units && bins->n_vacant >= SD_PAGE; unit++)                                                   \
+            for (int64_t image = 0; image < n_images; image++) {                                                      \
+                const BITS *map = values + (image * n_units + unit) * n;                                              \
+                const int64_t n_zero = counts->n_zero[unit];                                                          \
+                int any;                                                                                              \
+                KEY high = SCAN(map, n, unit, counts, &any);                                                          \
+                highest[image * n_units + unit] = any ? high : INT32_MIN;                                             \
+                if (counts->n_zero[unit] - n_zero == n) continue;                                                     \
+                for (int i = 0; i < n; i += 64) {                                                                     \
+                    uint64_t mask = NONZERO(map + i, n - i < 64 ? n - i : 64);                                        \
+                    uint32_t *at[64];                                                                                 \
+                    int n_at = 0;                                                                                     \
+                    for (; mask; mask &= mask - 1) {                                                                  \
+                        at[n_at] = sd_bin_at(bins, unit, BIN_OF(KEY_OF(map[i + sd_lowest_bit(mask)])));               \
+                        __builtin_prefetch(at[n_at++], 1);                                                            \
+                    }                                                                                                 \
+                    for (int j = 0; j < n_at; j++) ++*at[j];                                                          \
+                }                                                                                                     \
+            }                                                                                                         \
+        return unit;                                                                                                  \
+    }
+
+SD_DEFINE_UPDATE_HISTOGRAM(sd_update_histogram16, uint16_t, sd_scan16, sd_nonzero16, int16_t, sd_key16, SD_BIN16)
+SD_DEFINE_UPDATE_HISTOGRAM(sd_update_histogram32, uint32_t, sd_scan32, sd_nonzero32, int32_t, sd_key32, SD_BIN32)
+
+typedef struct { /* a second pass: (n_slots,) each but the pool */
+    const int32_t *unit, *low, *high; /* whose values, and which keys are looked for */
+    int64_t *n_above, *n_high, *n_low; /* values above `high`, at it, and at `low` where that is another key */
+    int64_t *pool; /* (room,) slot << 32 | key + 2**31 of the values between the two */
+    int64_t room, filled;
+} sd_brackets;
+
+/* Slots from `slot` on, until the pool might not do for the next one. Returns the next slot. */
+#define SD_DEFINE_COLLECT(NAME, BITS, CANDIDATES, KEY, KEY_OF)                                                        \
+    SD_CLONED static int64_t NAME(const BITS *values, int64_t n_images, int64_t n_units, int n, int64_t slot,         \
+                                  int64_t n_slots, sd_brackets *in)                                                   \
+    {                                                                                                                 \
+        for (; slot < n_slots && in->filled + n_images * n <= in->room; slot++) {                                     \
+            const KEY low = (KEY)in->low[slot], high = (KEY)in->high[slot];                                           \
+            for (int64_t image = 0; image < n_images; image++) {                                                      \
+                const BITS *map = values + (image * n_units + in->unit[slot]) * n;                                    \
+                for (int i = 0; i < n; i += 64) {                                                                     \
+                    const int block = n - i < 64 ? n - i : 64;                                                        \
+                    uint64_t mask = CANDIDATES(map + i, block, (KEY)(low - 1));                                       \
+                    if (!mask) continue;                                                                              \
+                    const uint64_t above = CANDIDATES(map + i, block, high);                                          \
+                    in->n_above[slot] += sd_popcount64(above);                                                        \
+                    for (mask &= ~above; mask; mask &= mask - 1) {                                                    \
+                        const KEY key = KEY_OF(map[i + sd_lowest_bit(mask)]);                                         \
+                        if (key == high) in->n_high[slot]++;                                                          \
+                        else if (key == low) in->n_low[slot]++;                                                       \
+                        else in->pool[in->filled++] = slot << 32 | ((int64_t)key + 0x80000000ll);                     \
+                    }                                                                                                 \
+                }                                                                                                     \
+            }                                                                                                         \
+        }                                                                                                             \
+        return slot;                                                                                                  \
+    }
+
+SD_DEFINE_COLLECT(sd_collect16, uint16_t, sd_candidates16, int16_t, sd_key16)
+SD_DEFINE_COLLECT(sd_collect32, uint32_t, sd_candidates32, int32_t, sd_key32)
 
 #endif

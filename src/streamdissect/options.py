@@ -28,7 +28,8 @@ AMP = ("off", "bf16", "fp16")
 CODECS = ("auto", "none", "zstd", "lz4")
 DTYPES = ("float16", "float32")
 LAYOUTS = ("auto", "nchw", "nhwc", "tokens")
-METHODS = ("exact", "histogram")
+METHODS = ("exact", "histogram", "sketch")
+DISTRIBUTIONS = ("full", "none")
 UPSAMPLING = ("rf", "half_pixel", "corners")
 MASK_TESTS = ("gt", "ge")
 UNIONS = ("paper", "all-images", "mask-touch")
@@ -108,6 +109,7 @@ class ExtractOptions(CommonOptions):
     dtype: str = "float16"
     tails: tuple[Fraction, ...] = (Fraction(1, 200),)
     thresholds: str = "exact"
+    distributions: str = "full"
     top_images: int = 20
     codec: str = "auto"
     shard_images: int | None = None
@@ -121,8 +123,8 @@ class ExtractOptions(CommonOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in (("amp", AMP), ("dtype", DTYPES), ("thresholds", METHODS), ("codec", CODECS),
-                              ("layout", LAYOUTS)):  # fmt: skip
+        for name, choices in (("amp", AMP), ("dtype", DTYPES), ("thresholds", METHODS),
+                              ("distributions", DISTRIBUTIONS), ("codec", CODECS), ("layout", LAYOUTS)):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
         for name in ("batch_size", "top_images"):
             check_number(name, getattr(self, name), 1)
@@ -152,6 +154,8 @@ class ScoreOptions(CommonOptions):
 
     tail: Fraction | None = None
     """None: the first of the tails that `extract` was given."""
+    approximate: bool = False
+    """Take the thresholds of a sketch as they are, without the pass that makes them exact."""
     iou: Fraction = Fraction(1, 25)
     upsample: str | None = None
     """None: `rf` for layers whose field map is known, else `half_pixel`."""

@@ -321,18 +321,75 @@ def test_buffers_are_the_same_everywhere(kind, any_backend):
         assert_array_equal(*(np.sort(s.values[k, : s.filled[k]]) for s in (found, expected)))
 
 
+def counted(backend, stream):
+    """State of a histogram's bins, as `binned` keeps it."""
+    state = binned(backend, stream[:0] or [stream[0][:0]], 1)
+    kernels, half = kernel_backend(backend), stream[0].dtype == np.float16
+    state.highest = []
+    for block in stream:
+        bits = np.ascontiguousarray(block).view(BITS[block.dtype.type])
+        highest, unit = np.zeros(block.shape[:2], np.int32), 0
+        while unit < block.shape[1]:
+            if state.n_vacant < PAGE:
+                refill(state)
+            form = (bits, None) if half else (None, bits)
+            paged = state.page_of, state.pages, state.vacant, state.n_vacant
+            unit, state.n_vacant = kernels.update_histogram(*form, unit, state.counts, state.extremes, *paged, highest)
+        state.highest.append(highest)
+    return state
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", STREAMS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("shape", [(2, 4, 5), (3, 4, 169)], ids=str)
-def test_refinement_counts_the_lower_halves(shape, kind, any_backend):
-    (block,) = stream_of(kind, np.float32, shape, 1)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_histogram_holds_every_number_but_zero(dtype, kind, shape, any_backend):
+    stream = stream_of(kind, dtype, shape, 3)
+    state = counted(any_backend, stream)
+    assert_facts(state, stream)
+    whole, shift = np.concatenate(stream), 0 if dtype == np.float16 else 16
+    for k in range(whole.shape[1]):
+        keys = numbers_of(whole, k)
+        bins, counts = np.unique((keys[keys != 0] >> shift).astype(np.int64), return_counts=True)
+        assert bins_of(state, k) == dict(zip(bins.tolist(), counts.tolist(), strict=True))
+    expected = counted("reference", stream)
+    for name in ("page_of", "pages", "vacant", "n_vacant"):
+        assert_array_equal(getattr(state, name), getattr(expected, name), err_msg=name)
+
+
+@pytest.mark.parametrize("kind", STREAMS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("shape", [(2, 4, 5), (3, 4, 64), (3, 4, 169)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_brackets_are_counted_and_what_lies_between_is_collected(dtype, shape, kind, any_backend):
+    (block,) = stream_of(kind, dtype, shape, 1)
+    infinity = 0x7C00 if dtype == np.float16 else 0x7F800000
     keys = [numbers_of(block, k) for k in range(4)]
-    wanted = np.array([unit[len(unit) // 2] >> 16 if len(unit) else 0x7F80 for unit in keys[1:]], np.int32)
-    low = np.zeros((3, 65536), np.uint32)
+    slots = []
+    for k in (1, 1, 2, 3, 3):
+        ends = np.random.default_rng(len(slots)).integers(0, max(1, len(keys[k])), 2)
+        slots.append((k, *sorted(int(keys[k][end]) if len(keys[k]) else end for end in ends.tolist())))
+    slots += [(3, -infinity - 1, infinity), (0, 5, 5), (0, infinity, infinity)]
+    unit, low, high = (np.array(each, np.int32) for each in zip(*slots, strict=True))
+    bits = block.view(BITS[dtype])
+    form = (bits, None) if dtype == np.float16 else (None, bits)
+    counts = np.zeros((3, len(slots)), np.int64)
+    pool, room = [], block[:, 0].size
     for _ in range(2):
-        kernel_backend(any_backend).refine(block.view(np.uint32), 1, wanted, low)
-    for slot, upper in enumerate(wanted.tolist()):
-        lower = [int(key) & 0xFFFF for key in keys[1 + slot] if key >> 16 == upper]
-        assert_array_equal(low[slot], 2 * np.bincount(np.array(lower, int), minlength=65536))
+        slot = 0
+        while slot < len(slots):
+            some = np.zeros(room, np.int64)
+            before, (slot, filled) = (
+                slot,
+                kernel_backend(any_backend).collect(*form, slot, unit, low, high, counts, some, 0),
+            )
+            assert slot > before
+            pool += some[:filled].tolist()
+    for slot, (k, least, most) in enumerate(slots):
+        inside = sorted(int(key) for key in keys[k] if least < key < most)
+        found = sorted((code & 0xFFFFFFFF) - 2**31 for code in pool if code >> 32 == slot)
+        assert found == sorted(2 * inside)
+        at_low = 2 * sum(key == least for key in keys[k]) if least < most else 0
+        expected = 2 * sum(key > most for key in keys[k]), 2 * sum(key == most for key in keys[k]), at_low
+        assert tuple(counts[:, slot].tolist()) == expected
 
 
 def test_read_only_values(any_backend):

@@ -17,7 +17,8 @@ fill_planes = _planes.fill_planes
 count_numbers = _planes.count_numbers
 update_bins = _tail.update_bins
 update_buffer = _tail.update_buffer
-refine = _tail.refine
+update_histogram = _tail.update_histogram
+collect = _tail.collect
 update_sketch = _sketch.update_sketch
 
 Prepared = tuple[_counting.Labels, int]

@@ -144,9 +144,42 @@ def update_buffer(
     numba_tail.update_buffer(_signed(single), last, capacity, counts, extremes, values, filled, bound, highest)
 
 
-def refine(single: NDArray[np.uint32], first_unit: int, wanted: NDArray[np.int32], low: NDArray[np.uint32]) -> None:
+def update_histogram(
+    half: NDArray[np.uint16] | None,
+    single: NDArray[np.uint32] | None,
+    unit: int,
+    counts: NDArray[np.int64],
+    extremes: NDArray[np.int32],
+    page_of: NDArray[np.int32],
+    pages: NDArray[np.uint32],
+    vacant: NDArray[np.int32],
+    n_vacant: int,
+    highest: NDArray[np.int32],
+) -> tuple[int, int]:
     """See csrc/_tail.pyx."""
-    numba_tail.refine(_signed(single), first_unit, constant(wanted), low)
+    values, form = (half.view(np.int16), HALF) if half is not None else (_signed(single), SINGLE)
+    state = counts, extremes, page_of, pages, vacant, n_vacant, highest, np.zeros(64, np.int64)
+    last = np.zeros(LANES, values.dtype)
+    unit, n_vacant = numba_tail.update_histogram(constant(values), last, *form, unit, *state)
+    return unit, n_vacant
+
+
+def collect(
+    half: NDArray[np.uint16] | None,
+    single: NDArray[np.uint32] | None,
+    slot: int,
+    unit: NDArray[np.int32],
+    low: NDArray[np.int32],
+    high: NDArray[np.int32],
+    counts: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    filled: int,
+) -> tuple[int, int]:
+    """See csrc/_tail.pyx."""
+    values, form = (half.view(np.int16), HALF) if half is not None else (_signed(single), SINGLE)
+    last = np.zeros(LANES, values.dtype)
+    slot, filled = numba_tail.collect(constant(values), last, *form[:2], slot, unit, low, high, counts, pool, filled)
+    return slot, filled
 
 
 def update_sketch(

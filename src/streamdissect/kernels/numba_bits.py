@@ -158,6 +158,21 @@ def ahead(context, start, n):
 
 
 @intrinsic
+def fetch(context, start):
+    """Ask for the memory at a pointer, which is written to soon."""
+
+    def generate(context, builder, signature, arguments):
+        at = builder.bitcast(arguments[0], ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [at.type, flag, flag, flag])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(call, [at, flag(1), flag(3), flag(1)])  # to write, to keep, data
+        return context.get_dummy_value()
+
+    return types.none(start), generate
+
+
+@intrinsic
 def load(context, start):
     """The vector that begins at a pointer, which need not be aligned to it."""
     vector = vector_of(start.dtype)

@@ -1,4 +1,4 @@
-"""The largest values of many units' streams: the loops of csrc/tail.h, with the same state."""
+"""The values of many units' streams, all or the largest: the loops of csrc/tail.h, with the same state."""
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
@@ -9,6 +9,7 @@ import numpy as np
 from .numba_bits import (
     LANES,
     ahead,
+    fetch,
     key32,
     keys_of,
     lane_numbers,
@@ -218,12 +219,84 @@ def update_buffer(single, last, capacity, counts, extremes, values, filled, boun
                     end += 1
 
 
+@inlined
+def nonzero(values, n, n_left, infinity, last):
+    """Which of up to 64 values are numbers other than zero, as bits."""
+    found = np.uint64(0)
+    for i in range(0, n, LANES):
+        keys = keys_of(load_vector(ahead(values, i), n_left - i, last))
+        numbers = pack((keys <= infinity) & (keys >= -infinity - 1))
+        found |= (numbers & ~pack(keys == 0)) << np.uint64(i)
+    return found & low_bits(n) if n < 64 else found
+
+
 @jit
-def refine(single, first_unit, wanted, low):
-    """low[slot] += values whose upper 16 key bits equal wanted[slot], by their lower 16."""
-    for slot in range(len(wanted)):
-        for image in range(single.shape[0]):
-            for i in range(single.shape[2]):
-                key = key32(single[image, first_unit + slot, i])
-                if key >> 16 == wanted[slot] and key <= INFINITY_KEY32 and key >= -INFINITY_KEY32 - 1:
-                    low[slot, key & 0xFFFF] += np.uint32(1)
+def update_histogram(
+    values, last, sign_mask, infinity, shift, unit, counts, extremes, page_of, pages, vacant, n_vacant, highest, places
+):
+    """values (B, K, n): float bits, signed; a bin is a key without its `shift` lower bits; places (64,): room."""
+    n_images, n_units, n = values.shape
+    n_values, values, last, highest = values.size, pointer(values), pointer(last), pointer(highest)
+    counts, extremes = pointer(counts), pointer(extremes)
+    page_of, pages, vacant, places = pointer(page_of), pointer(pages), pointer(vacant), pointer(places)
+    while unit < n_units and n_vacant >= PAGE:
+        for image in range(n_images):
+            at = (image * n_units + unit) * n
+            n_left, n_zero = n_values - at, counts[2 * n_units + unit]
+            high, n_numbers = scan(
+                ahead(values, at), n, n_left, sign_mask, infinity, unit, n_units, counts, extremes, last
+            )
+            highest[image * n_units + unit] = high if n_numbers else NO_KEY
+            if counts[2 * n_units + unit] - n_zero == n:
+                continue
+            for i in range(0, n, 64):
+                found = nonzero(ahead(values, at + i), min(n - i, 64), n_left - i, infinity, last)
+                n_places = 0
+                while found:
+                    key = key_of(values[at + i + lowest_bit(found)], sign_mask)
+                    found &= found - np.uint64(1)
+                    group, place = ((key >> shift) + 32768) >> 8, ((key >> shift) + 32768) & 255
+                    page = page_of[unit * PAGE + group]
+                    if page < 0:
+                        n_vacant -= 1
+                        page = vacant[n_vacant]
+                        page_of[unit * PAGE + group] = page
+                    places[n_places] = page * PAGE + place
+                    fetch(ahead(pages, places[n_places]))
+                    n_places += 1
+                for j in range(n_places):
+                    pages[places[j]] += np.uint32(1)
+        unit += 1
+    return unit, n_vacant
+
+
+@jit
+def collect(values, last, sign_mask, infinity, slot, unit, low, high, counts, pool, filled):
+    """values (B, K, n): float bits, signed; the bracket of each slot, until the pool might not do for the next one."""
+    n_images, n_units, n = values.shape
+    n_slots, room, n_values = len(unit), len(pool), values.size
+    values, last, counts, pool = pointer(values), pointer(last), pointer(counts), pointer(pool)
+    while slot < n_slots and filled + n_images * n <= room:
+        least, most = low[slot], high[slot]
+        for image in range(n_images):
+            at = (image * n_units + unit[slot]) * n
+            for i in range(0, n, 64):
+                block, n_left = min(n - i, 64), n_values - at - i
+                found = candidates(ahead(values, at + i), block, n_left, least - 1, infinity, last)
+                if not found:
+                    continue
+                above = candidates(ahead(values, at + i), block, n_left, most, infinity, last)
+                counts[slot] += popcount64(above)
+                found &= ~above
+                while found:
+                    key = key_of(values[at + i + lowest_bit(found)], sign_mask)
+                    found &= found - np.uint64(1)
+                    if key == most:
+                        counts[n_slots + slot] += 1
+                    elif key == least:
+                        counts[2 * n_slots + slot] += 1
+                    else:
+                        pool[filled] = (slot << 32) | (np.int64(key) + 2**31)
+                        filled += 1
+        slot += 1
+    return slot, filled

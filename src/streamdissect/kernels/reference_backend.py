@@ -15,7 +15,8 @@ fill_planes = reference.fill_planes
 count_numbers = reference.count_numbers
 update_bins = reference_tail.update_bins
 update_buffer = reference_tail.update_buffer
-refine = reference_tail.refine
+update_histogram = reference_tail.update_histogram
+collect = reference_tail.collect
 update_sketch = reference_sketch.update_sketch
 
 

@@ -1,4 +1,4 @@
-"""The largest values of many units' streams in numpy and Python, with the state that csrc/tail.h keeps.
+"""The values of many units' streams, all or the largest, in numpy and Python, with the state that csrc/tail.h keeps.
 
 Bins end up equal array by array; a buffer holds the same keys, in another order.
 """
@@ -68,14 +68,28 @@ def update_bins(
             bins = bins[bins > bound[unit] + 32768]
             above[unit] += len(bins)
             for bin_ in bins.tolist():
-                if page_of[unit, bin_ // PAGE] < 0:
-                    n_vacant -= 1
-                    page_of[unit, bin_ // PAGE] = vacant[n_vacant]
-                pages[page_of[unit, bin_ // PAGE], bin_ % PAGE] += 1
+                n_vacant = _count_in_bin(unit, bin_, page_of, pages, vacant, n_vacant)
             if above[unit] >= capacity + 64:
                 n_vacant = _raise_bound(unit, capacity, page_of, pages, vacant, n_vacant, above, bound)
         unit += 1
     return unit, n_vacant
+
+
+def _count_in_bin(
+    unit: int,
+    bin_: int,
+    page_of: NDArray[np.int32],
+    pages: NDArray[np.uint32],
+    vacant: NDArray[np.int32],
+    n_vacant: int,
+) -> int:
+    """One more value in a bin, whose page is taken if need be; returns the vacant pages."""
+    group, at = divmod(bin_, PAGE)
+    if page_of[unit, group] < 0:
+        n_vacant -= 1
+        page_of[unit, group] = vacant[n_vacant]
+    pages[page_of[unit, group], at] += 1
+    return n_vacant
 
 
 def _raise_bound(
@@ -133,9 +147,54 @@ def update_buffer(
                 filled[unit] += len(kept)
 
 
-def refine(single: NDArray[np.uint32], first_unit: int, wanted: NDArray[np.int32], low: NDArray[np.uint32]) -> None:
-    """low[slot] += numbers whose upper 16 key bits are wanted[slot], by their lower 16."""
-    for slot, upper in enumerate(wanted.tolist()):
-        keys, infinity = keys_of(single[:, first_unit + slot]).ravel(), infinity_key(single)
-        found = keys[(keys >> 16 == upper) & (keys <= infinity) & (keys >= -infinity - 1)]
-        low[slot] += np.bincount(found & 0xFFFF, minlength=65536).astype(np.uint32)
+def update_histogram(
+    half: NDArray[np.uint16] | None,
+    single: NDArray[np.uint32] | None,
+    unit: int,
+    counts: NDArray[np.int64],
+    extremes: NDArray[np.int32],
+    page_of: NDArray[np.int32],
+    pages: NDArray[np.uint32],
+    vacant: NDArray[np.int32],
+    n_vacant: int,
+    highest: NDArray[np.int32],
+) -> tuple[int, int]:
+    """Count all numbers but zeros in bins of 16-bit keys, from `unit` on while the pages suffice."""
+    bits: Any = single if half is None else half
+    shift = 16 if half is None else 0
+    while unit < bits.shape[1] and n_vacant >= PAGE:
+        for image in range(bits.shape[0]):
+            numbers = _count_map(bits[image, unit], unit, counts, extremes)
+            highest[image, unit] = numbers.max(initial=NO_KEY)
+            for bin_ in ((numbers[numbers != 0] >> shift) + 32768).tolist():
+                n_vacant = _count_in_bin(unit, bin_, page_of, pages, vacant, n_vacant)
+        unit += 1
+    return unit, n_vacant
+
+
+def collect(
+    half: NDArray[np.uint16] | None,
+    single: NDArray[np.uint32] | None,
+    slot: int,
+    unit: NDArray[np.int32],
+    low: NDArray[np.int32],
+    high: NDArray[np.int32],
+    counts: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    filled: int,
+) -> tuple[int, int]:
+    """For each slot, values above its bracket, at its ends, and, into the pool, between them; while the pool does."""
+    bits: Any = single if half is None else half
+    infinity = infinity_key(bits)
+    while slot < len(unit) and filled + bits.shape[0] * bits.shape[2] <= len(pool):
+        keys = keys_of(bits[:, unit[slot]]).ravel()
+        numbers = keys[(keys <= infinity) & (keys >= -infinity - 1)]
+        counts[0, slot] += np.count_nonzero(numbers > high[slot])
+        counts[1, slot] += np.count_nonzero(numbers == high[slot])
+        if low[slot] < high[slot]:
+            counts[2, slot] += np.count_nonzero(numbers == low[slot])
+        between = numbers[(numbers > low[slot]) & (numbers < high[slot])]
+        pool[filled : filled + len(between)] = (slot << 32) | (between + 2**31)
+        filled += len(between)
+        slot += 1
+    return slot, filled

@@ -27,7 +27,8 @@ fill_planes = host.fill_planes
 count_numbers = host.count_numbers
 update_bins = host.update_bins
 update_buffer = host.update_buffer
-refine = host.refine
+update_histogram = host.update_histogram
+collect = host.collect
 update_sketch = host.update_sketch
 
 LARGEST_SUM = 1 << 24

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from ..quantile import FLAG_NAMES, Thresholds
+from ..quantile import FLAG_NAMES, Distribution, Thresholds
 from ..richtext import html_table
 from .counters import Counters
 from .iou import Scores, detectable_share, score_counters
@@ -82,6 +82,8 @@ class LayerDissection:
     """(K, T) rows of the store, largest map maximum first; -1 where there are fewer."""
     top_value: NDArray[np.float32]
     """(K, T)"""
+    distribution: Distribution | None = None
+    """What the units' values are like; None where `extract` did not gather it."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """tail, tau, union, mask_test, upsample, field map, mask size and the like, as text and numbers."""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -95,8 +97,8 @@ class LayerDissection:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Every array by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("attributes", "summary")}
+        """Every array by name; the distribution's aside."""
+        return {name: getattr(self, name) for name in ARRAYS}
 
     @property
     def union(self) -> NDArray[np.int64]:
@@ -107,6 +109,10 @@ class LayerDissection:
         shared, iou = self.intersection[k, c], self.iou[k, c]
         union = np.divide(shared, iou, out=np.zeros(len(c)), where=iou > 0)
         return np.where(c >= 0, np.rint(union), 0).astype(np.int64)  # I / (I / U) is within 2 ulp of U < 2**50
+
+
+ARRAYS = tuple(f.name for f in fields(LayerDissection) if f.name not in ("distribution", "attributes", "summary"))
+"""Fields of `LayerDissection` that are arrays."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +229,7 @@ def dissect_layer(
     tail: Fraction,
     counters: Counters,
     top: tuple[NDArray[np.int64], NDArray[np.float32]],
+    distribution: Distribution | None,
     category: NDArray[np.int32],
     category_name: tuple[str, ...],
     tau: Fraction,
@@ -260,6 +267,7 @@ def dissect_layer(
         is_detector=scores.is_detector,
         top_image=top[0],
         top_value=top[1],
+        distribution=distribution,
         attributes=attributes,
         summary=summarise(found, counters, scores, category_name, tau, attributes),
     )

@@ -9,25 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tally import Arrays
-from .keys import FLOAT16
+from .paged import N_BINS, PAGE, PagedBins
 from .streams import UnitStreams, ragged
 
-PAGE = 256
-N_BINS = 65536
 LARGEST_CAPACITY = 2**32 - 2**28
 """Bins hold at most the capacity and the values of one map more, in 32 bits."""
 NO_BOUND = -32769
 """Bound of a stream that has forgotten nothing."""
 
 
-class BinnedTail(UnitStreams):
+class BinnedTail(UnitStreams, PagedBins):
     """Counts of the values above a bound that rises with the stream (see csrc/tail.h).
 
     Memory is about 1 KiB for each 256 neighbouring keys in use above the bound: some 20 KiB a unit for a tail of 0.005,
-    at most 256 KiB. With a `capacity` beyond the number of values it is the whole histogram, and any rank may be asked.
+    at most 256 KiB.
 
-    For float32 the bin is the upper half of the key: `tail_keys` gives the bin that holds the threshold, and a
-    `Refinement` finds the lower half in a second pass.
+    For float32 the bin is the upper half of the key, and a `Refinement` finds the lower half in a second pass.
     """
 
     kind = "binned"
@@ -36,62 +33,36 @@ class BinnedTail(UnitStreams):
         super().__init__(n_units, capacity, dtype, backend)
         if capacity > LARGEST_CAPACITY:
             raise ValueError(f"a bin counts to 2**32 - 1: capacity {capacity} is more than {LARGEST_CAPACITY}")
-        self._page_of = np.full((n_units, PAGE), -1, np.int32)
-        self._pages = np.zeros((PAGE, PAGE), np.uint32)
-        self._vacant = np.arange(PAGE, dtype=np.int32)
-        self._n_vacant = PAGE
-        self._above = np.zeros(n_units, np.int64)
+        self._n_above = np.zeros(n_units, np.int64)
         self._bound = np.full(n_units, NO_BOUND, np.int32)
 
-    def _update(self, bits: NDArray[Any], highest: NDArray[np.int32]) -> None:
-        half, single = (bits, None) if self.dtype == FLOAT16 else (None, bits)
-        unit = 0
-        while unit < self.n_units:
-            if self._n_vacant < PAGE:
-                self._add_pages(max(PAGE, len(self._pages) // 2))
-            unit, self._n_vacant = self.kernels.update_bins(
-                half,
-                single,
-                unit,
-                self.capacity,
-                self.counts,
-                self.extremes,
-                self._page_of,
-                self._pages,
-                self._vacant,
-                self._n_vacant,
-                self._above,
-                self._bound,
-                highest,
-            )
+    def _count(
+        self, half: NDArray[Any] | None, single: NDArray[Any] | None, unit: int, highest: NDArray[np.int32]
+    ) -> tuple[int, int]:
+        unit, n_vacant = self.kernels.update_bins(
+            half,
+            single,
+            unit,
+            self.capacity,
+            self.counts,
+            self.extremes,
+            self._page_of,
+            self._pages,
+            self._vacant,
+            self._n_vacant,
+            self._n_above,
+            self._bound,
+            highest,
+        )
+        return unit, n_vacant
 
-    def _add_pages(self, n_pages: int) -> None:
-        """More vacant pages."""
-        old = len(self._pages)
-        self._pages = np.concatenate([self._pages, np.zeros((n_pages, PAGE), np.uint32)])
-        new = np.arange(old, old + n_pages, dtype=np.int32)
-        free = np.concatenate([new, self._vacant[: self._n_vacant]])
-        self._vacant = np.concatenate([free, np.zeros(len(self._pages) - len(free), np.int32)])
-        self._n_vacant = len(free)
+    def _beyond(self, unit: int) -> int:
+        return int(self._bound[unit])
 
-    def bins(self, unit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Keys of the occupied bins above the bound, descending, and their counts."""
-        groups = np.flatnonzero(self._page_of[unit] >= 0)
-        counts = self._pages[self._page_of[unit, groups]].astype(np.int64).ravel()
-        keys = (groups[:, None] * PAGE + np.arange(PAGE) - N_BINS // 2).ravel()
-        kept = np.flatnonzero(counts)[::-1]
-        return keys[kept], counts[kept]
-
-    def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Bin of the (m+1)-th largest value of each unit, and how many values lie in bins above it."""
-        found, n_above = np.zeros(self.n_units, np.int64), np.zeros(self.n_units, np.int64)
-        for unit, rank in enumerate(m.tolist()):
-            keys, counts = self.bins(unit)
-            reached = np.cumsum(counts)
-            at = int(np.searchsorted(reached, rank, "right"))  # the first bin with more than m values down to it
-            found[unit] = keys[at] if at < len(keys) else self._bound[unit]
-            n_above[unit] = reached[at - 1] if at else 0
-        return found, n_above
+    def _above(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        if np.any((keys >> self.shift < self._bound) & (keys < self.extremes[1])):
+            raise ValueError(f"a rank beyond the {self.capacity} values that were kept")
+        return super()._above(keys)
 
     def _merge(self, other: Self) -> None:
         mine, theirs = self._sparse(), other._sparse()
@@ -126,7 +97,7 @@ class BinnedTail(UnitStreams):
             if forgotten:
                 self._bound[k] = key[begin + forgotten - 1]
             kept[begin + forgotten : end] = True
-            self._above[k] = down_to[forgotten] if forgotten < end - begin else 0
+            self._n_above[k] = down_to[forgotten] if forgotten < end - begin else 0
         unit, key, count = unit[kept], key[kept], count[kept]
         group = unit * PAGE + (key + N_BINS // 2) // PAGE
         used, page = np.unique(group, return_inverse=True)

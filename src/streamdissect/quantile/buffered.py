@@ -46,15 +46,33 @@ class BufferedTail(UnitStreams):
         """Keys of the `capacity` largest values, or of all there are, descending."""
         return np.sort(self._keys[unit, : self._filled[unit]])[::-1][: self.capacity]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the state, of all units."""
+        return sum(a.nbytes for a in (self._keys, self._filled, self._bound, self.counts, self.extremes))
+
     def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Key of the (m+1)-th largest value of each unit, and how many values lie above it."""
-        found, n_above = np.zeros(self.n_units, np.int64), np.zeros(self.n_units, np.int64)
-        for unit, rank in enumerate(m.tolist()):
+        found, n_above = np.zeros(m.shape, np.int64), np.zeros(m.shape, np.int64)
+        for unit in np.flatnonzero(self.n > 0).tolist():
             keys = self.largest(unit)
-            if rank < len(keys):
-                found[unit] = keys[rank]
-                n_above[unit] = np.count_nonzero(keys > keys[rank])
+            found[..., unit] = keys[m[..., unit]]
+            n_above[..., unit] = np.searchsorted(-keys, -found[..., unit])
         return found, n_above
+
+    def bracket(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The key itself."""
+        keys, _ = self.tail_keys(m)
+        return keys, keys, np.zeros_like(keys)
+
+    def _above(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        above = np.zeros(self.n_units, np.int64)
+        for unit, key in enumerate(keys.tolist()):
+            kept = self.largest(unit)
+            above[unit] = np.count_nonzero(kept > key)
+            if above[unit] == self.capacity:
+                raise ValueError(f"a rank beyond the {self.capacity} values that were kept")
+        return above
 
     def _merge(self, other: Self) -> None:
         for unit in range(self.n_units):

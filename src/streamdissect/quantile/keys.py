@@ -30,3 +30,13 @@ def keys_to_values(keys: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float
         return (narrow ^ ((narrow >> 15) & 0x7FFF)).view(np.float16).astype(np.float32)
     wide = keys.astype(np.int32)
     return (wide ^ ((wide >> 31) & 0x7FFFFFFF)).view(np.float32)
+
+
+def keys_at_most(bounds: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.int64]:
+    """Keys of the largest numbers of `dtype` that do not exceed these, which are no NaN."""
+    with np.errstate(over="ignore"):
+        near = (bounds + 0.0).astype(dtype)  # -0.0 counts as zero
+    bits = near.view(f"i{dtype.itemsize}").astype(np.int64)
+    keys = bits ^ ((bits >> 63) & ((1 << (8 * dtype.itemsize - 1)) - 1))
+    below: NDArray[np.int64] = keys - (near > bounds)
+    return below

@@ -1,62 +1,127 @@
-"""A second pass over float32 values: from the bin that holds the threshold to the threshold."""
+"""A second pass over the values: from the bracket of a threshold to the threshold."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import kernel_backend
-from .binned import BinnedTail
-from .keys import FLOAT32, bits_of, keys_to_values
+from .keys import FLOAT16, bits_of, keys_to_values
+from .streams import Streams
 
-SLOT_BYTES = 4 * 65536
-"""Memory of one unit under refinement."""
+POOL = 1 << 16
+"""Values that are gathered before they are sorted; at least those of one map of each image of a block."""
+KEY_BITS = 32
+
+
+class MissedBracket(ValueError):
+    """A threshold lies outside the bracket that a sketch gave: its error exceeded many standard errors."""
 
 
 class Refinement:
-    """Lower halves of the keys in the threshold's bin, for units `first_unit`..`first_unit + n_units - 1`.
+    """Exact thresholds of some units, from streams that know about where they are, and one more pass.
 
     Parameters
     ----------
-    tail : BinnedTail
-        Of float32 values, complete.
-    m : int64 (K,)
-        Ranks, as for `tail_keys`.
+    streams : Streams
+        That have seen every value.
+    tails : sequence of Fraction
+        p, 0 < p < 1, each.
+    units : range
+        Of the units to refine.
+
+    Notes
+    -----
+    Counted are the values above each bracket and at its two ends; those between are gathered by key, equal ones
+    together. What comes out is exact, whatever the streams' error, or it is refused.
     """
 
-    def __init__(self, tail: BinnedTail, m: NDArray[np.int64], first_unit: int, n_units: int) -> None:
-        if tail.dtype != FLOAT32:
-            raise ValueError("float16 bins are exact already")
-        units = slice(first_unit, first_unit + n_units)
-        bins, n_above = tail.tail_keys(m)
-        self.first_unit, self.n_units = first_unit, n_units
-        self._kernels = kernel_backend()
-        self._wanted = bins[units].astype(np.int32)
-        self._m, self._n_above, self._n = m[units], n_above[units], tail.n[units]
-        self._low = np.zeros((n_units, 65536), np.uint32)
+    def __init__(self, streams: Streams, tails: Sequence[Fraction], units: range) -> None:
+        m = np.stack([streams.ranks(tail) for tail in tails])
+        low, high, _ = streams.bracket(np.clip(m, 0, np.maximum(streams.n - 1, 0)))
+        chosen = slice(units.start, units.stop)
+        self._shape = len(tails), len(units)
+        self._m, self._n = m[:, chosen], streams.n[chosen]
+        # A unit's slots follow one another: its values are read once.
+        self._unit = np.repeat(np.array(units, np.int32), len(tails))
+        self._low, self._high = (np.ascontiguousarray(a[:, chosen].T, np.int32).ravel() for a in (low, high))
+        self._counts = np.zeros((3, len(self._unit)), np.int64)
+        self._dtype, self._kernels = streams.dtype, kernel_backend()
+        self._pool, self._filled = np.zeros(POOL, np.int64), 0
+        self._codes, self._many = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        """slot << 32 | key + 2**31 of the values between, ascending, and how often each came."""
+        self._n_seen = 0
+        self._n_expected = streams.n_seen
 
-    def update(self, block: NDArray[np.float32]) -> None:
-        """Take in the values (B, K, ...) that the tail has seen, all units of them."""
-        if block.size:
-            self._kernels.refine(bits_of(block), self.first_unit, self._wanted, self._low)
+    @staticmethod
+    def state_bytes(streams: Streams, tails: Sequence[Fraction]) -> NDArray[np.int64]:
+        """(K,) about the memory that each unit's values between its brackets take."""
+        m = np.stack([streams.ranks(tail) for tail in tails])
+        inside = streams.bracket(np.clip(m, 0, np.maximum(streams.n - 1, 0)))[2]
+        needed: NDArray[np.int64] = 4 * 8 * inside.sum(axis=0)  # codes and counts, twice while they are joined
+        return needed
+
+    def update(self, block: NDArray[Any]) -> None:
+        """Take in the values (B, K, ...) that the streams have seen, all units of them."""
+        if not block.size:
+            return
+        bits = bits_of(block)
+        self._n_seen += bits.shape[0] * bits.shape[2]
+        self._pool = np.resize(self._pool, max(len(self._pool), bits.shape[0] * bits.shape[2]))
+        half, single = (bits, None) if self._dtype == FLOAT16 else (None, bits)
+        slot = 0
+        while slot < len(self._unit):
+            slot, self._filled = self._kernels.collect(
+                half, single, slot, self._unit, self._low, self._high, self._counts, self._pool, self._filled
+            )
+            if slot < len(self._unit):
+                self._empty_pool()
+
+    def _empty_pool(self) -> None:
+        """Sort what was gathered in with the rest, equal values together."""
+        codes, many = np.unique(self._pool[: self._filled], return_counts=True)
+        self._filled = 0
+        codes, where = np.unique(np.concatenate([self._codes, codes]), return_inverse=True)
+        total = np.zeros(len(codes), np.int64)
+        np.add.at(total, where, np.concatenate([self._many, many]))
+        self._codes, self._many = codes, total
 
     def thresholds(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """T of each unit, and how many values lie above it."""
-        keys = np.zeros(self.n_units, np.int64)
-        n_above = np.zeros(self.n_units, np.int64)
-        for slot in np.flatnonzero(self._n > 0).tolist():  # a unit of NaN alone has no threshold
-            counts = self._low[slot, ::-1].astype(np.int64)  # from the largest down
-            reached = np.cumsum(counts)
-            at = int(np.searchsorted(reached, self._m[slot] - self._n_above[slot], "right"))
-            if at == 65536:
-                raise ValueError("the second pass did not see the values of the first")
-            keys[slot] = self._wanted[slot] * 65536 + (65535 - at)
-            n_above[slot] = self._n_above[slot] + (reached[at - 1] if at else 0)
-        return keys_to_values(keys, FLOAT32), n_above
+        """T and the values above it.
 
+        Returns
+        -------
+        float32 (P, U), int64 (P, U)
+            For each tail and each of the units; 0 where a unit has no number.
 
-def needs_refinement(streams: Any) -> bool:
-    """Whether a stream's state gives the bin of a threshold only."""
-    return isinstance(streams, BinnedTail) and streams.dtype == FLOAT32
+        Raises
+        ------
+        MissedBracket
+            The streams were further off than a sketch ever should be.
+        ValueError
+            The second pass did not see the values of the first.
+        """
+        if self._n_seen != self._n_expected:
+            raise ValueError("the second pass did not see the values of the first")
+        self._empty_pool()
+        n_tails, n_units = self._shape
+        keys, n_above = np.zeros((n_units, n_tails), np.int64), np.zeros((n_units, n_tails), np.int64)
+        pointer = np.searchsorted(self._codes, np.arange(n_units * n_tails + 1) << KEY_BITS)
+        for slot, (begin, end) in enumerate(zip(pointer[:-1].tolist(), pointer[1:].tolist(), strict=True)):
+            unit, tail = divmod(slot, n_tails)
+            if self._n[unit] == 0:
+                continue
+            between = (self._codes[begin:end] & ((1 << KEY_BITS) - 1)) - 2**31
+            falling = np.concatenate([[self._high[slot]], between[::-1], [self._low[slot]]])
+            many = [self._counts[0, slot : slot + 1], self._counts[1, slot : slot + 1], self._many[begin:end][::-1],
+                    self._counts[2, slot : slot + 1]]  # fmt: skip
+            reached = np.cumsum(np.concatenate(many))
+            at = int(np.searchsorted(reached, self._m[tail, unit], "right"))  # 0: above the bracket
+            if not 0 < at < len(reached):
+                raise MissedBracket("a threshold lies outside its bracket")
+            keys[unit, tail], n_above[unit, tail] = falling[at - 1], reached[at - 1]
+        return keys_to_values(keys.T, self._dtype), n_above.T.copy()

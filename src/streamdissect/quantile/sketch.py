@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from itertools import count
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.reference_sketch import FILLER, GULP, LEVELS, compact, first_coins, levels_of, unit_seeds
+from ..kernels.reference_sketch import GULP, LEVELS, compact, first_coins, levels_of, unit_seeds
 from ..tally import Arrays
 from .keys import FLOAT16, FLOAT32
 from .streams import Streams
@@ -20,6 +19,8 @@ from .streams import Streams
 LEAST_K, LARGEST_K = 8, 2**16
 ROOM = 128
 """Keys by which rows grow."""
+BRACKET = 8
+"""Standard errors to either side of a rank, between which its value as good as certainly lies."""
 UNITS_AT_ONCE = 256
 """Units whose keys are looked through together when a rank is asked for."""
 
@@ -79,6 +80,11 @@ class Sketch(Streams):
     @abstractmethod
     def standard_error(self, tail: float) -> float:
         """Of a rank, as a share of all values, where the share `tail` lies above; see the subclass."""
+
+    @property
+    def is_exact(self) -> bool:
+        """False."""
+        return False
 
     def error_bound(self, tail: float) -> float:
         """Four standard errors: one rank in 16,000 may be expected to lie beyond, were errors normal."""
@@ -239,83 +245,38 @@ class Sketch(Streams):
 
     def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Key of about the (m+1)-th largest value of each unit, and about how many values lie above it."""
-        found, n_above = np.zeros(self.n_units, np.int64), np.zeros(self.n_units, np.int64)
+        shape, m = m.shape, m.reshape(-1, self.n_units)
+        found, n_above = np.zeros(m.shape, np.int64), np.zeros(m.shape, np.int64)
         for units, keys, weights in self._weighted():
-            ranks = np.minimum(m[units], self.n[units] - 1)
+            ranks = np.minimum(m[:, units], self.n[units] - 1)
             order = np.argsort(keys, axis=1)[:, ::-1]
-            falling = np.take_along_axis(keys, order, axis=1)
-            at = (np.cumsum(weights[order], axis=1) <= ranks[:, None]).sum(axis=1)
-            some = falling[np.arange(len(falling)), np.minimum(at, falling.shape[1] - 1)]
+            falling, down_to = np.take_along_axis(keys, order, axis=1), np.cumsum(weights[order], axis=1)
+            some = np.zeros_like(ranks)
+            for unit in range(ranks.shape[1]):
+                at = np.searchsorted(down_to[unit], ranks[:, unit], "right")
+                some[:, unit] = falling[unit, np.minimum(at, falling.shape[1] - 1)]
             lowest, highest = self.extremes[:, units]
             some = np.clip(some, lowest, highest)  # both ends are known exactly
             some = np.where(ranks == 0, highest, np.where(ranks == self.n[units] - 1, lowest, some))
-            found[units] = some
-            n_above[units] = np.where(keys > some[:, None], weights, 0).sum(axis=1)
+            found[:, units] = some
+            for unit, descending in enumerate(-falling):
+                at = np.searchsorted(descending, -some[:, unit])
+                n_above[:, units.start + unit] = np.append(0, down_to[unit])[at]
         empty = self.n == 0
-        return np.where(empty, 0, found), np.where(empty, 0, n_above)
+        return np.where(empty, 0, found).reshape(shape), np.where(empty, 0, n_above).reshape(shape)
 
-    def tail_threshold(self, tail: Fraction) -> NDArray[np.float32]:
-        """T of each unit: about the (m+1)-th largest value with m = floor(p n), an element of the data.
+    def bracket(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Keys of the ranks `BRACKET` standard errors to either side, and how many values lie between."""
+        n = np.maximum(self.n, 1)
+        off = [[BRACKET * self.standard_error(rank / each) * each for rank, each in zip(row, n.tolist(), strict=True)]
+               for row in m.reshape(-1, self.n_units).tolist()]  # fmt: skip
+        reach = np.ceil(np.array(off)).astype(np.int64).reshape(m.shape)
+        low, _ = self.tail_keys(np.minimum(m + reach, n - 1))
+        high, _ = self.tail_keys(np.maximum(m - reach, 0))
+        return low, high, 2 * reach
 
-        Parameters
-        ----------
-        tail : Fraction
-            p, 0 to 1.
-
-        Returns
-        -------
-        float32 (K,)
-            NaN where a unit has no number.
-
-        Raises
-        ------
-        ValueError
-            `tail` is no share.
-        """
-        if not 0 <= tail <= 1:
-            raise ValueError(f"tail {tail}: a share is 0 to 1")
-        keys, _ = self.tail_keys(self.ranks(tail))
-        return np.where(self.n > 0, self.values_of(keys.astype(np.int32)), np.float32(np.nan))
-
-    def quantile(self, q: Fraction | float) -> NDArray[np.float32]:
-        """The least value of each unit that about the share `q` does not exceed: `tail_threshold` of 1 - q.
-
-        Parameters
-        ----------
-        q : Fraction or float
-            0 to 1; a float stands for the shortest decimal number that gives it.
-
-        Returns
-        -------
-        float32 (K,)
-            NaN where a unit has no number.
-        """
-        return self.tail_threshold(1 - Fraction(str(q)))
-
-    def rank(self, x: NDArray[Any] | float) -> NDArray[np.int64]:
-        """About how many values of each unit are at most `x`.
-
-        Parameters
-        ----------
-        x : float, or (K,)
-            For all units, or one for each; no NaN.
-
-        Returns
-        -------
-        int64 (K,)
-            0 .. n, exact at and beyond the ends.
-
-        Raises
-        ------
-        ValueError
-            `x` is NaN or of another shape.
-        """
-        bounds = np.broadcast_to(np.asarray(x, np.float64), (self.n_units,))
-        if np.isnan(bounds).any():
-            raise ValueError("the rank of NaN was asked for")
-        found = np.zeros(self.n_units, np.int64)
-        for units, keys, weights in self._weighted():
-            is_above = (keys > FILLER) & (self.values_of(keys) > bounds[units, None])
-            found[units] = self.n[units] - np.where(is_above, weights, 0).sum(axis=1)
-        found = np.where(bounds >= self.vmax(), self.n, np.where(bounds < self.vmin(), 0, found))
-        return np.clip(found, 0, self.n)
+    def _above(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        above = np.zeros(self.n_units, np.int64)
+        for units, kept, weights in self._weighted():
+            above[units] = np.where(kept > keys[units, None], weights, 0).sum(axis=1)
+        return above

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..kernels import kernel_backend
 from ..tally import Arrays
-from .keys import BITS, bits_of, keys_to_values
+from .keys import BITS, bits_of, keys_at_most, keys_to_values
 
 VERSION = 1
 
@@ -20,6 +20,14 @@ VERSION = 1
 def tail_rank(tail: Fraction, n: int) -> int:
     """m = floor(p n): at most so many values may lie above the threshold (methods 1.1)."""
     return n * tail.numerator // tail.denominator
+
+
+def share_of(number: Fraction | float) -> Fraction:
+    """A share, exactly: a float stands for the shortest decimal number that gives it. ValueError beyond 0 to 1."""
+    share = number if isinstance(number, Fraction) else Fraction(str(number))
+    if not 0 <= share <= 1:
+        raise ValueError(f"{number}: a share is 0 to 1")
+    return share
 
 
 class Streams(ABC):
@@ -97,9 +105,111 @@ class Streams(ABC):
         """(K,) m = floor(p n)"""
         return np.array([tail_rank(tail, n) for n in self.n.tolist()], np.int64)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether what is told of ranks is exact; else see `error_bound`, and `Refinement`."""
+        return True
+
+    def knows(self, tail: Fraction) -> bool:
+        """Whether the threshold at a tail can be told at all."""
+        return True
+
+    def error_bound(self, tail: float) -> float:
+        """By how much a rank may be wrong, as a share of all values, where the share `tail` lies above; 0: exact."""
+        return 0.0
+
     @abstractmethod
     def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Key of the (m+1)-th largest value of each unit, and how many values lie above it."""
+        """Key of the (m+1)-th largest value, and how many values lie above it; both as good as `error_bound` says.
+
+        Parameters
+        ----------
+        m : int64 (K,) or (R, K)
+            Ranks from above, 0 to n - 1.
+
+        Returns
+        -------
+        int64, int64
+            Of the shape of `m`; 0 where a unit has no number.
+        """
+
+    @abstractmethod
+    def bracket(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Keys between which, both included, the (m+1)-th largest value lies, and about how many values do.
+
+        Shapes as for `tail_keys`. Certain where it follows from counts, else as good as certain.
+        """
+
+    def tail_threshold(self, tail: Fraction | float) -> NDArray[np.float32]:
+        """T of each unit: the (m+1)-th largest value with m = floor(p n); see `error_bound`.
+
+        Parameters
+        ----------
+        tail : Fraction or float
+            p, 0 to 1; a float stands for the shortest decimal number that gives it.
+
+        Returns
+        -------
+        float32 (K,)
+            NaN where a unit has no number.
+
+        Raises
+        ------
+        ValueError
+            `tail` is no share, or so many values were not kept.
+        """
+        keys, _ = self.tail_keys(np.clip(self.ranks(share_of(tail)), 0, np.maximum(self.n - 1, 0)))
+        return np.where(self.n > 0, self.values_of(keys.astype(np.int32)), np.float32(np.nan))
+
+    def quantile(self, q: Fraction | float) -> NDArray[np.float32]:
+        """The least value of each unit that the share `q` does not exceed: `tail_threshold` of 1 - q.
+
+        Parameters
+        ----------
+        q : Fraction or float
+            0 to 1.
+
+        Returns
+        -------
+        float32 (K,)
+            NaN where a unit has no number.
+
+        Raises
+        ------
+        ValueError
+            `q` is no share, or so many values were not kept.
+        """
+        return self.tail_threshold(1 - share_of(q))
+
+    def rank(self, x: NDArray[Any] | float) -> NDArray[np.int64]:
+        """How many values of each unit are at most `x`; see `error_bound`.
+
+        Parameters
+        ----------
+        x : float, or (K,)
+            For all units, or one for each; no NaN.
+
+        Returns
+        -------
+        int64 (K,)
+            0 .. n, exact at and beyond the ends.
+
+        Raises
+        ------
+        ValueError
+            `x` is NaN or of another shape, or values as small as `x` were not kept.
+        """
+        bounds = np.broadcast_to(np.asarray(x, np.float64), (self.n_units,))
+        if np.isnan(bounds).any():
+            raise ValueError("the rank of NaN was asked for")
+        keys = keys_at_most(bounds, self.dtype)
+        lowest, highest = self.extremes
+        found = self.n - self._above(np.clip(keys, lowest, highest))
+        return np.clip(np.where(keys >= highest, self.n, np.where(keys < lowest, 0, found)), 0, self.n)
+
+    @abstractmethod
+    def _above(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(K,) values with larger keys than these, which lie between the extremes. ValueError where not kept."""
 
     def vmin(self) -> NDArray[np.float32]:
         """(K,) smallest value; NaN where there is none."""
@@ -185,6 +295,10 @@ class UnitStreams(Streams):
     def settings(self) -> tuple[int, ...]:
         """K and the capacity."""
         return self.n_units, self.capacity
+
+    def knows(self, tail: Fraction) -> bool:
+        """Whether the capacity does for a tail."""
+        return bool(super().ranks(tail).max() < self.capacity)
 
     def ranks(self, tail: Fraction) -> NDArray[np.int64]:
         """(K,) m = floor(p n); ValueError beyond the capacity."""

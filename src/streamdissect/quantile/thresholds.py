@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tally import Arrays
-from .refinement import needs_refinement
 from .streams import Streams, tail_rank
 
 DEAD, SPARSE, TIED, SHORT, NONFINITE = 1, 2, 4, 8, 16
@@ -63,12 +62,15 @@ def find_thresholds(
     tail : Fraction
         p, 0 < p < 1.
     refined : (float32 (K,), int64 (K,)), optional
-        T and the values above it from a second pass, where the streams know a bin only.
+        T and the values above it from a `Refinement`. Without it both are as good as the streams' `error_bound` says.
+
+    Raises
+    ------
+    ValueError
+        So many of the largest values were not kept.
     """
     m = streams.ranks(tail)
     if refined is None:
-        if needs_refinement(streams):
-            raise ValueError("float32 bins need a second pass: refine them first")
         keys, n_above = streams.tail_keys(m)
         threshold = streams.values_of(keys.astype(np.int32))
     else:

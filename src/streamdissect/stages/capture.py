@@ -39,7 +39,17 @@ from .selection import split_names
 DEPENDING_ON_MODE = (_NormBase, _DropoutNd)
 MOST_IMAGES = 2**32
 """Indices of images, where no dataset tells."""
-IDENTITY_OPTIONS = ("dtype", "tails", "thresholds", "top_images", "codec", "layout", "prefix_tokens", "grid")
+IDENTITY_OPTIONS = (
+    "dtype",
+    "tails",
+    "thresholds",
+    "distributions",
+    "top_images",
+    "codec",
+    "layout",
+    "prefix_tokens",
+    "grid",
+)
 USED_OPTIONS = (*IDENTITY_OPTIONS, "shard_images", "memory", "max_disk", "allow_nonfinite", "overwrite", "shard")
 """Options that bear on a capture; the others describe the loop, which is the caller's."""
 

@@ -48,6 +48,7 @@ IDENTITY_OPTIONS = (
     "labelled_only",
     "tails",
     "thresholds",
+    "distributions",
     "layout",
     "prefix_tokens",
     "grid",
@@ -234,7 +235,7 @@ def record_shards(run: RunDir, work: Work, control: Control) -> None:
     states.recover()
     total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, work.options.shard))
     with Claims(ledger.claims_folder) as claims, control.metering("extract", total, "image") as meter:
-        recorder = Recorder(run, claims)
+        recorder = Recorder(run, claims, work.options.threads)
 
         def is_done(shard: int) -> bool:
             return is_whole(ledger, recorder.store, shard)

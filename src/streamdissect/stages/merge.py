@@ -24,6 +24,7 @@ from ..store.rundir import RunDir
 from ..store.tables import save_tables
 from ..tally import Arrays
 from .control import Control
+from .gathering import StreamPlan
 from .recording import peak_bytes
 from .scoring import Partial, Scoring, attach_masks, open_scoring
 from .settings import saved_settings, settings_to_options
@@ -154,6 +155,7 @@ def combine(work: Scoring, parts: Parts, seconds: dict[str, float], peak: int) -
             work.tail,
             counters,
             work.recorded.top[position],
+            work.distributions[position],
             concepts.category,
             concepts.category_name,
             work.options.iou,
@@ -181,6 +183,7 @@ def describe_layer(work: Scoring, position: int) -> dict[str, Any]:
     settings = work.settings
     return {
         "tail": settings["tail"],
+        "threshold_source": threshold_source(work, position),
         "tau": settings["iou"],
         "union": settings["union"],
         "mask_test": settings["mask_test"],
@@ -193,6 +196,14 @@ def describe_layer(work: Scoring, position: int) -> dict[str, Any]:
         "dtype": work.layers[position].dtype,
         "backend": kernel_backend(work.options.backend).name,
     }
+
+
+def threshold_source(work: Scoring, position: int) -> str:
+    """`exact`, or the sketch whose thresholds were left as they are."""
+    if not work.options.approximate:
+        return "exact"
+    streams = StreamPlan.from_json(work.run.manifest["layers"][position]["streams"])
+    return f"{streams.kind} sketch, k = {streams.settings[0]}"
 
 
 def describe_run(work: Scoring, result: Dissection, seconds: dict[str, float], peak: int) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from ..measure.fieldmap import FieldMap
 from ..options import ExtractOptions
-from ..quantile import LARGEST_CAPACITY, BinnedTail, BufferedTail, tail_rank
+from ..quantile import LARGEST_CAPACITY, BinnedTail, BufferedTail, Histogram, KllSketch, ReqSketch, tail_rank
 from ..store.activations import LayerArray, choose_chunk, choose_codec
 from ..store.rundir import RunDir
 from .control import Control
+from .gathering import StreamPlan
 
 SHARD_BYTES, SHARD_IMAGES = 64 << 20, 512
 """Activations of all layers in one shard, by default, and how many images at most, so that small maps make several."""
@@ -29,7 +30,9 @@ FIELD_NAMES = {
 }
 """Fields of the identity whose names say too little."""
 STATE_PART, SHARD_PART = 2, 8
-"""Parts of the memory that buffered thresholds and a shard may take."""
+"""Parts of the memory that the thresholds' state and a shard may take."""
+REQ_K, KLL_K = 50, 1024
+"""Of sketched thresholds, 0.26 % of the tail, and of sketched distributions, 0.11 % of all: standard errors."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,12 @@ def plan_run(
         chunk = choose_chunk(shard_images, sample[0].nbytes)
         codec = choose_codec(sample) if options.codec == "auto" else options.codec
         spec = LayerArray(name, n_units, (h, w), str(sample.dtype), codec, chunk)
-        kind, capacity = choose_streams(spec, n_images, options, len(samples), control)
+        streams, sketch = choose_streams(spec, n_images, options, len(samples), control)
         layers.append(
             {
                 "array": spec.to_json(),
-                "streams": {"kind": kind, "capacity": capacity},
+                "streams": streams.to_json(),
+                "sketch": None if sketch is None else sketch.to_json(),
                 "field": describe_field(fields[name]),
             }
         )
@@ -140,25 +144,42 @@ def fit_shard(image_bytes: int, n_images: int, options: ExtractOptions) -> int:
 
 def choose_streams(
     spec: LayerArray, n_images: int, options: ExtractOptions, n_layers: int, control: Control
-) -> tuple[str, int]:
-    """Kind and capacity of a layer's streams: exact in one pass where the memory does."""
+) -> tuple[StreamPlan, StreamPlan | None]:
+    """Whence a layer's thresholds come, exact in one pass where the memory does; and its distributions, if not thence.
+
+    float16 has a value for each bin of a histogram, which then tells both.
+    """
     n = n_images * spec.grid[0] * spec.grid[1]
-    capacity = n + 1 if options.thresholds == "histogram" else max(tail_rank(p, n) for p in options.tails) + 1
+    room = options.memory // STATE_PART // n_layers
+    sketch = StreamPlan(KllSketch.kind, (KLL_K, options.seed)) if options.distributions == "full" else None
+    if options.thresholds == "sketch":
+        return StreamPlan(ReqSketch.kind, (REQ_K, options.seed)), sketch
+    if options.thresholds == "histogram" or (spec.dtype == "float16" and sketch is not None):
+        if spec.dtype == "float32":
+            return StreamPlan(Histogram.kind), sketch
+        needed = Histogram.state_bytes(spec.n_units)
+        if needed <= room or options.thresholds == "histogram":
+            return StreamPlan(Histogram.kind), None
+        control.say(
+            f"layer {spec.name}: the histograms could take {needed / 1e6:.0f} MB, more than --memory allows; the "
+            f"thresholds are exact nevertheless, the distributions are sketched"
+        )
+    capacity = max(tail_rank(p, n) for p in options.tails) + 1
     if capacity > LARGEST_CAPACITY:
         got = f"{options.thresholds!r} with {n} activations a unit"
         raise BadInput(
-            "--thresholds", got, "up to 2**32 above the threshold", "take exact, a smaller tail or fewer images"
+            "--thresholds", got, "up to 2**32 above the threshold", "take histogram or sketch, or a smaller --tail"
         )
-    if spec.dtype == "float16" or options.thresholds == "histogram":
-        return BinnedTail.kind, capacity
+    if spec.dtype == "float16":
+        return StreamPlan(BinnedTail.kind, (capacity,)), sketch
     needed = BufferedTail.state_bytes(spec.n_units, capacity)
-    if needed > options.memory // STATE_PART // n_layers:
+    if needed > room:
         control.say(
             f"layer {spec.name}: the exact float32 thresholds would take {needed / 1e6:.0f} MB in one pass, more than "
-            f"--memory allows; they are found exactly in two (histogram, then a second pass when scoring)"
+            f"--memory allows; they are found exactly in two (bins, then a second pass when scoring)"
         )
-        return BinnedTail.kind, capacity
-    return BufferedTail.kind, capacity
+        return StreamPlan(BinnedTail.kind, (capacity,)), sketch
+    return StreamPlan(BufferedTail.kind, (capacity,)), sketch
 
 
 def describe_field(field: FieldMap | None) -> dict[str, Any] | None:

@@ -15,33 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import IncompleteRun
-from ..measure.topimages import TopImages
-from ..quantile import BinnedTail, BufferedTail, UnitStreams
 from ..store.activations import ActivationStore, LayerArray
 from ..store.claims import Claims
 from ..store.partials import Ledger, load_arrays, name_shards, save_arrays, under_prefix, with_prefix
 from ..store.rundir import RunDir
 from ..tally import Arrays
+from .gathering import LayerPlan, LayerTally
 
 COMMIT_SECONDS = 5.0
 """What a kill may cost: shards are committed together with the state they went into, at least this often."""
 STATE_SHARE = 10
 """The state is saved at most one part in so many of the time."""
-
-
-@dataclass(frozen=True)
-class StreamPlan:
-    """How a layer's thresholds are found: fixed when the run is made."""
-
-    kind: str
-    capacity: int
-
-    def streams(self, layer: LayerArray) -> UnitStreams:
-        """Fresh streams for a layer."""
-        return STREAMS[self.kind](layer.n_units, self.capacity, layer.dtype)
-
-
-STREAMS: dict[str, type[UnitStreams]] = {cls.kind: cls for cls in (BinnedTail, BufferedTail)}
 
 
 def layers_of(run: RunDir) -> list[LayerArray]:
@@ -55,6 +39,12 @@ def store_of(run: RunDir) -> ActivationStore:
     return ActivationStore(run.activations_path, layers_of(run), int(plan["n_images"]), int(plan["shard_images"]))
 
 
+def plans_of(run: RunDir) -> list[LayerPlan]:
+    """What is gathered of each layer."""
+    n_top = int(run.manifest["plan"]["top_images"])
+    return [LayerPlan.from_json(layer, n_top) for layer in run.manifest["layers"]]
+
+
 class Recorder:
     """Takes whole shards and commits them, with the tallies of this process.
 
@@ -63,18 +53,15 @@ class Recorder:
     run : RunDir
     claims : Claims
         Of the stage `extract`; shards are recorded only under a claim.
+    threads : int
+        That the tallies may use.
     """
 
-    def __init__(self, run: RunDir, claims: Claims) -> None:
+    def __init__(self, run: RunDir, claims: Claims, threads: int = 1) -> None:
         self.run, self.claims = run, claims
         self.store, self.ledger = store_of(run), run.ledger("extract")
-        n_top = int(run.manifest["plan"]["top_images"])
         self._layers = layers_of(run)
-        self._streams = [
-            StreamPlan(**layer["streams"]).streams(spec)
-            for layer, spec in zip(run.manifest["layers"], self._layers, strict=True)
-        ]
-        self._top = [TopImages(spec.n_units, n_top) for spec in self._layers]
+        self._tallies = [LayerTally(plan, threads) for plan in plans_of(run)]
         self._held: list[int] = []
         """Shards in this process's state."""
         self._pending: dict[int, dict[str, Any]] = {}
@@ -93,9 +80,8 @@ class Recorder:
         files = {spec.name: self.store.write(spec.name, shard, maps[spec.name]) for spec in self._layers}
         written = time.perf_counter()
         self._is_whole = False
-        for j, spec in enumerate(self._layers):
-            highest = self._streams[j].update(maps[spec.name])
-            self._top[j].add(highest, rows)
+        for spec, tally in zip(self._layers, self._tallies, strict=True):
+            tally.update(maps[spec.name], rows)
         counted = time.perf_counter()
         took = {**seconds, "write": written - begin, "thresholds": counted - written}
         commit = describe_shard(images, files, took)
@@ -148,9 +134,8 @@ class Recorder:
             "commits": np.array(json.dumps(self._pending)),
             "peak_bytes": np.array(peak_bytes()),
         }
-        for j in range(len(self._layers)):
-            arrays |= with_prefix(f"streams{j}", self._streams[j].to_arrays())
-            arrays |= with_prefix(f"top{j}", self._top[j].to_arrays())
+        for j, tally in enumerate(self._tallies):
+            arrays |= with_prefix(f"layer{j}", tally.to_arrays())
         save_arrays(self.ledger.worker_path(self.claims.owner["token"]), arrays)
         for shard, content in self._pending.items():
             self.ledger.commit(shard, content)
@@ -222,7 +207,7 @@ def damaged_state(path: Path, reason: BaseException) -> IncompleteRun:
 class Recorded:
     """The merged state of all workers, and the commits of all shards."""
 
-    streams: list[UnitStreams]
+    tallies: list[LayerTally]
     top: list[tuple[NDArray[np.int64], NDArray[np.float32]]]
     """(K, T) rows of the store and map maxima, by layer; see `TopImages.read`."""
     images: NDArray[np.int64]
@@ -247,9 +232,7 @@ def read_recorded(run: RunDir) -> Recorded:
             if damage := store.find_damage(name, shard, expected, thorough=False):
                 remedy = "capture again with overwrite=True" if run.is_captured else "run the same extract again"
                 raise IncompleteRun(f"{damage}; {remedy}")
-    layers, plans = layers_of(run), [StreamPlan(**layer["streams"]) for layer in run.manifest["layers"]]
-    streams = [plan.streams(layer) for plan, layer in zip(plans, layers, strict=True)]
-    top = [TopImages(layer.n_units, int(run.manifest["plan"]["top_images"])) for layer in layers]
+    plans, tallies = plans_of(run), list[LayerTally]()
     held: list[int] = []
     peak = 0
     for path in ledger.worker_paths():
@@ -257,9 +240,11 @@ def read_recorded(run: RunDir) -> Recorded:
         try:
             held += arrays["held"].tolist()
             peak = max(peak, int(arrays["peak_bytes"]))
-            for j, plan in enumerate(plans):
-                streams[j].merge(STREAMS[plan.kind].from_arrays(under_prefix(f"streams{j}", arrays)))
-                top[j].merge(TopImages.from_arrays(under_prefix(f"top{j}", arrays)))
+            found = [LayerTally.restore(plan, under_prefix(f"layer{j}", arrays)) for j, plan in enumerate(plans)]
+            for mine, other in zip(tallies or found, found, strict=True):
+                if mine is not other:
+                    mine.merge(other)
+            tallies = tallies or found
         except (ValueError, KeyError) as error:
             raise damaged_state(path, error) from error
     if sorted(held) != list(range(run.n_shards)):
@@ -271,8 +256,8 @@ def read_recorded(run: RunDir) -> Recorded:
         for key, value in commit["seconds"].items():
             seconds[key] = seconds.get(key, 0.0) + float(value)
     images = np.array([index for commit in commits for index in commit["images"]], np.int64)
-    read = [each.read(stream.values_of) for each, stream in zip(top, streams, strict=True)]
-    return Recorded(streams, read, images, seconds, peak)
+    top = [tally.top.read(tally.streams.values_of) for tally in tallies]
+    return Recorded(tallies, top, images, seconds, peak)
 
 
 def peak_bytes() -> int:

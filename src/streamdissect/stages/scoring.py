@@ -27,7 +27,7 @@ from ..measure.fieldmap import AxisField
 from ..measure.planes import ImagePlanes, LabelRules
 from ..measure.upsample import axis_weights
 from ..options import ScoreOptions
-from ..quantile import DEAD, SPARSE, Thresholds
+from ..quantile import DEAD, SPARSE, Distribution, Thresholds
 from ..store.activations import ActivationStore, LayerArray
 from ..store.claims import Claims
 from ..store.partials import Ledger, save_arrays, with_prefix
@@ -36,7 +36,7 @@ from ..tally import Arrays
 from .control import Control, Meter
 from .labels import LabelPlanes
 from .recording import Recorded, layers_of, peak_bytes, read_recorded, store_of
-from .settings import check_name, check_upsampling, keep_settings, options_to_settings, scored_tail
+from .settings import check_approximate, check_name, check_upsampling, keep_settings, options_to_settings, scored_tail
 from .shards import iter_claimed, own_shards
 from .thresholds import CHUNK_PART, all_thresholds
 
@@ -62,6 +62,7 @@ class Scoring:
     """What the result depends on: two scorings with equal settings are equal."""
     recorded: Recorded
     thresholds: list[dict[Fraction, Thresholds]]
+    distributions: list[Distribution | None]
     tail: Fraction
     rules: LabelRules
     ledger: Ledger = field(init=False)
@@ -169,6 +170,7 @@ def open_scoring(
         )
     tail = scored_tail(opened, options)
     check_upsampling(opened, options.upsample)
+    check_approximate(opened, options)
     settings = options_to_settings(options, tail, labellers) | {"data": base_of(dataset).fingerprint()}
     concepts = dataset.concepts
     try:
@@ -185,11 +187,11 @@ def open_scoring(
         raise BadInput("--union", repr(options.union), str(error), "use paper or all-images") from error
     if is_new:
         keep_settings(opened, options, settings)
-    thresholds = all_thresholds(opened, recorded.streams, tail, options.memory, control)
-    # the streams have told what they know: for float32 they are the largest thing in memory
-    return Scoring(
-        opened, dataset, fingerprint, options, settings, replace(recorded, streams=[]), thresholds, tail, rules
-    )
+    thresholds = all_thresholds(opened, recorded.tallies, tail, options.approximate, options.memory, control)
+    distributions = [tally.distribution() for tally in recorded.tallies]
+    # the tallies have told what they know: they are the largest thing in memory
+    recorded = replace(recorded, tallies=[])
+    return Scoring(opened, dataset, fingerprint, options, settings, recorded, thresholds, distributions, tail, rules)
 
 
 def counting_device(options: ScoreOptions) -> str | None:

@@ -17,7 +17,7 @@ from ..store.rundir import RunDir, stage_of
 from .shards import require_alone
 
 SETTINGS_FILE = "settings.json"
-PLAIN_SETTINGS = ("union", "mask_test", "multiplicity", "unlabelled")
+PLAIN_SETTINGS = ("approximate", "union", "mask_test", "multiplicity", "unlabelled")
 
 
 def scored_tail(run: RunDir, options: ScoreOptions) -> Fraction:
@@ -77,6 +77,14 @@ def check_upsampling(run: RunDir, mode: str | None) -> None:
                 raise BadInput(
                     "--upsample", "'rf'", f"a known field map of layer {name}", "leave it out: half_pixel serves"
                 )
+
+
+def check_approximate(run: RunDir, options: ScoreOptions) -> None:
+    """`approximate` is for thresholds that were sketched."""
+    made = run.manifest["identity"]["thresholds"]
+    if options.approximate and made != "sketch":
+        got = f"a run extracted with --thresholds {made}"
+        raise BadInput("--approximate", got, "one with --thresholds sketch", "leave it out: they are exact already")
 
 
 def keep_settings(run: RunDir, options: ScoreOptions, settings: dict[str, Any]) -> None:

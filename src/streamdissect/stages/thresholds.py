@@ -2,99 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import BadInput, IncompleteRun
+from ..errors import IncompleteRun
 from ..quantile import (
-    LARGEST_CAPACITY,
-    BinnedTail,
     BufferedTail,
+    Histogram,
+    MissedBracket,
     Refinement,
+    Streams,
     Thresholds,
-    UnitStreams,
     find_thresholds,
-    needs_refinement,
     tail_rank,
 )
-from ..quantile.refinement import SLOT_BYTES
-from ..store.activations import LayerArray
 from ..store.partials import load_arrays, save_arrays
 from ..store.rundir import RunDir
 from .control import Control
+from .gathering import LayerTally
 from .recording import layers_of, store_of
 
-CHUNK_PART = 16
-"""Part of the memory that maps being read may take."""
+CHUNK_PART, STATE_PART = 16, 4
+"""Parts of the memory that maps being read, and what is found in them, may take."""
+
+Found = dict[Fraction, Thresholds]
+"""By tail."""
 
 
 def all_thresholds(
-    run: RunDir, streams: Sequence[UnitStreams], tail: Fraction, memory: int, control: Control
-) -> list[dict[Fraction, Thresholds]]:
-    """For each layer the thresholds at the tails extracted, in their order, and at `tail`."""
+    run: RunDir, tallies: Sequence[LayerTally], tail: Fraction, approximate: bool, memory: int, control: Control
+) -> list[Found]:
+    """For each layer the thresholds at the tails extracted, in their order, and at `tail`.
+
+    Exact ones, if need be by another pass over the store; with `approximate` those of a sketch as they are.
+    """
     tails = [Fraction(text) for text in run.manifest["identity"]["tails"]]
     wanted = tails if tail in tails else [*tails, tail]
-    return [
-        {p: layer_thresholds(run, j, layer, streams[j], p, memory, control) for p in wanted}
-        for j, layer in enumerate(layers_of(run))
-    ]
+    passes = [Passes(run, position, memory, control) for position in range(len(tallies))]
+    return [each.find(tally.streams, wanted, approximate) for each, tally in zip(passes, tallies, strict=True)]
 
 
-def layer_thresholds(
-    run: RunDir, position: int, layer: LayerArray, streams: UnitStreams, tail: Fraction, memory: int, control: Control
-) -> Thresholds:
-    """Thresholds of one layer at one tail; what took a pass over the store is kept in the run."""
-    m = tail_rank(tail, int(streams.n.max(initial=0)))
-    if m < streams.capacity and not needs_refinement(streams):
-        return find_thresholds(streams, tail)
-    path = run.ledger("extract").folder / f"thresholds-{position}-{tail.numerator}-{tail.denominator}.npz"
-    if path.exists():
-        return Thresholds.from_arrays(load_arrays(path))
-    if m >= streams.capacity:
-        control.say(f"layer {layer.name}: tail {tail} is larger than those extracted; one more pass over the store")
-        streams = recount(run, layer, m + 1, memory, control)
-    refined = None
-    if isinstance(streams, BinnedTail) and needs_refinement(streams):
-        refined = refine(run, layer, streams, tail, memory, control)
-    found = find_thresholds(streams, tail, refined)
-    with suppress(OSError):  # a run that cannot be written to is read again the next time
-        save_arrays(path, found.to_arrays())
-    return found
+class Passes:
+    """Thresholds of one layer, and the passes over its activations that they take."""
+
+    def __init__(self, run: RunDir, position: int, memory: int, control: Control) -> None:
+        self._run, self._position, self._memory, self._control = run, position, memory, control
+        self._layer = layers_of(run)[position]
+
+    def find(self, streams: Streams, tails: Sequence[Fraction], approximate: bool) -> Found:
+        """Thresholds at each tail; what took a pass over the store is kept in the run."""
+        found: Found = {}
+        for tail in tails:
+            if streams.knows(tail) and (streams.is_exact or approximate):
+                found[tail] = find_thresholds(streams, tail)
+            elif (path := self._path(tail)).exists():
+                found[tail] = Thresholds.from_arrays(load_arrays(path))
+        missing = [tail for tail in tails if tail not in found]
+        for tail, thresholds in self._read(streams, missing).items() if missing else ():
+            with suppress(OSError):  # a run that cannot be written to is read again the next time
+                save_arrays(self._path(tail), thresholds.to_arrays())
+            found[tail] = thresholds
+        return {tail: found[tail] for tail in tails}
+
+    def _path(self, tail: Fraction) -> Any:
+        """Where thresholds are kept."""
+        name = f"thresholds-{self._position}-{tail.numerator}-{tail.denominator}.npz"
+        return self._run.ledger("extract").folder / name
+
+    def _read(self, streams: Streams, tails: Sequence[Fraction]) -> Found:
+        """Exact thresholds from the stored activations."""
+        name = self._layer.name
+        if beyond := [tail for tail in tails if not streams.knows(tail)]:
+            which = f"tail {', '.join(map(str, beyond))} is larger than those extracted"
+            self._control.say(f"layer {name}: {which}; one more pass over the store")
+            streams = self._recount(tails, int(streams.n.max(initial=0)))
+        if not streams.is_exact:
+            self._control.say(f"layer {name}: one more pass over the store makes the thresholds exact")
+            try:
+                return self._refine(streams, tails)
+            except MissedBracket:
+                return self._read(self._recount(tails, int(streams.n.max(initial=0))), tails)
+        return {tail: find_thresholds(streams, tail) for tail in tails}
+
+    def _recount(self, tails: Sequence[Fraction], n: int) -> Streams:
+        """Streams from the stored activations that know these tails, and are exact or a histogram."""
+        layer, capacity = self._layer, max(tail_rank(tail, n) for tail in tails) + 1
+        buffered = layer.dtype == "float32" and BufferedTail.state_bytes(layer.n_units, capacity) <= self._memory // 2
+        streams = BufferedTail(layer.n_units, capacity) if buffered else Histogram(layer.n_units, layer.dtype)
+        for maps in self._iter_maps():
+            streams.update(maps)
+        return streams
+
+    def _refine(self, streams: Streams, tails: Sequence[Fraction]) -> Found:
+        """Exact thresholds: as many units at once as the memory holds, a pass for each group of them."""
+        parts = []
+        for units in groups_of(Refinement.state_bytes(streams, tails), self._memory // STATE_PART):
+            refinement = Refinement(streams, tails, units)
+            for maps in self._iter_maps():
+                refinement.update(maps)
+            try:
+                parts.append(refinement.thresholds())
+            except MissedBracket:
+                raise
+            except ValueError as error:
+                raise IncompleteRun(f"layer {self._layer.name}: {error}; extract again with --overwrite") from error
+        thresholds, n_above = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+        return {tail: find_thresholds(streams, tail, (thresholds[i], n_above[i])) for i, tail in enumerate(tails)}
+
+    def _iter_maps(self) -> Iterator[NDArray[Any]]:
+        """The layer's activations, by chunks."""
+        rows = range(int(self._run.manifest["plan"]["n_images"]))
+        for _, maps in store_of(self._run).iter_chunks(self._layer.name, rows, self._memory // CHUNK_PART):
+            self._control.check()
+            yield maps
 
 
-def recount(run: RunDir, layer: LayerArray, capacity: int, memory: int, control: Control) -> UnitStreams:
-    """Streams of a larger capacity from the stored activations."""
-    if capacity > LARGEST_CAPACITY:
-        raise BadInput(
-            "--tail", f"{capacity - 1} activations of a unit above it", "fewer than 2**32", "take a smaller tail"
-        )
-    buffered = layer.dtype == "float32" and BufferedTail.state_bytes(layer.n_units, capacity) <= memory // 2
-    streams: UnitStreams = (BufferedTail if buffered else BinnedTail)(layer.n_units, capacity, layer.dtype)
-    n_images = int(run.manifest["plan"]["n_images"])
-    for _, maps in store_of(run).iter_chunks(layer.name, range(n_images), memory // CHUNK_PART):
-        control.check()
-        streams.update(maps)
-    return streams
-
-
-def refine(
-    run: RunDir, layer: LayerArray, streams: BinnedTail, tail: Fraction, memory: int, control: Control
-) -> tuple[np.ndarray, np.ndarray]:
-    """Exact float32 thresholds: as many units at once as the memory holds, a pass for each group of them."""
-    m, n_images = streams.ranks(tail), int(run.manifest["plan"]["n_images"])
-    group = max(1, min(layer.n_units, memory // 4 // SLOT_BYTES))
-    parts = []
-    for first in range(0, layer.n_units, group):
-        refinement = Refinement(streams, m, first, min(group, layer.n_units - first))
-        for _, maps in store_of(run).iter_chunks(layer.name, range(n_images), memory // CHUNK_PART):
-            control.check()
-            refinement.update(maps)
-        try:
-            parts.append(refinement.thresholds())
-        except ValueError as error:
-            raise IncompleteRun(f"layer {layer.name}: {error}; extract again with --overwrite") from error
-    thresholds, n_above = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return thresholds, n_above
+def groups_of(needed: NDArray[np.int64], room: int) -> Iterator[range]:
+    """Neighbouring units, of each group of which the needs together fit the room; at least one."""
+    begin = total = 0
+    for unit, each in enumerate(needed.tolist()):
+        if unit > begin and total + each > room:
+            yield range(begin, unit)
+            begin, total = unit, 0
+        total += each
+    yield range(begin, len(needed))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput, IncompleteRun
 from ..hdf5files import creating_hdf5
-from ..measure.dissection import Dissection, LayerDissection
+from ..measure.dissection import ARRAYS, Dissection, LayerDissection
+from ..quantile import Distribution
 
 SCHEMA_VERSION = 1
 COMPRESSED = ("intersection", "chance", "iou")
@@ -42,6 +42,9 @@ def save_dissection(path: Path, result: Dissection) -> None:
             for key, array in layer.arrays.items():
                 packed = key in COMPRESSED and array.size > 0
                 group.create_dataset(key, data=array, compression="gzip" if packed else None, shuffle=packed or None)
+            if layer.distribution is not None:
+                for key, array in layer.distribution.to_arrays().items():
+                    group[f"distribution/{key}"] = array
 
 
 def load_dissection(path: Path) -> Dissection:
@@ -92,9 +95,13 @@ def _layer_groups(group: h5py.Group) -> list[h5py.Group]:
 
 def _read_layer(group: h5py.Group) -> LayerDissection:
     attributes = {key: _plain(value) for key, value in group.attrs.items() if key not in ("position", "summary")}
-    names = [f.name for f in fields(LayerDissection) if f.name not in ("attributes", "summary")]
-    arrays: dict[str, NDArray[Any]] = {name: group[name][()] for name in names}
-    return LayerDissection(**arrays, attributes=attributes, summary=json.loads(group.attrs["summary"]))
+    arrays: dict[str, NDArray[Any]] = {name: group[name][()] for name in ARRAYS}
+    distribution = None
+    if "distribution" in group:
+        distribution = Distribution.from_arrays({name: each[()] for name, each in group["distribution"].items()})
+    return LayerDissection(
+        **arrays, distribution=distribution, attributes=attributes, summary=json.loads(group.attrs["summary"])
+    )
 
 
 def _plain(value: Any) -> Any:

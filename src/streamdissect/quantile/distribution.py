@@ -1,0 +1,115 @@
+"""What the values of each unit are like: equal shares, the far tail, moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tally import Arrays
+from .histogram import Histogram
+from .moments import Moments
+from .streams import Streams, tail_rank
+
+N_QUANTILES, N_TAIL_RANKS = 256, 64
+SHARES = tuple(Fraction(2 * i + 1, 2 * N_QUANTILES) for i in range(N_QUANTILES))
+"""In the middles of 256 parts of equal mass."""
+TAIL_SHARES = tuple(Fraction(f"{10 ** (-1 - 4 * j / (N_TAIL_RANKS - 1)):.4g}") for j in range(N_TAIL_RANKS))
+"""From 1/10 down to 1e-5, evenly by their logarithms."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Of the K units of one layer."""
+
+    quantile: NDArray[np.float32]
+    """(K, 256) ascending: the value that the share (i + 1/2) / 256 does not exceed, an element of the data."""
+    tail: NDArray[np.float64]
+    """(64,) shares p from 0.1 down to 1e-5."""
+    tail_value: NDArray[np.float32]
+    """(K, 64) the (floor(p n) + 1)-th largest value at each."""
+    vmin: NDArray[np.float32]
+    vmax: NDArray[np.float32]
+    """(K,)"""
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    """(K,) of the population of finite values; NaN where there is none."""
+    zero_share: NDArray[np.float64]
+    """(K,) of the values that are numbers."""
+    quantile_error: NDArray[np.float64]
+    """() by how much the share of a quantile may be off; 0: exact."""
+    tail_error: NDArray[np.float64]
+    """(64,) the same for each tail share."""
+
+    def to_arrays(self) -> Arrays:
+        """By name."""
+        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Inverse of `to_arrays`."""
+        try:
+            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        except KeyError as error:
+            raise ValueError(f"a saved distribution is cut: {error}") from error
+
+
+def find_distribution(streams: Streams, tails: Streams, moments: Moments | None = None) -> Distribution:
+    """The distribution of each unit's values.
+
+    Parameters
+    ----------
+    streams : Streams
+        That know every rank: a `Histogram` or a sketch.
+    tails : Streams
+        Of the same values, asked for the far tail as far as they know it; may be the same.
+    moments : Moments, optional
+        Of the same values; without them `streams` is a histogram of float16.
+    """
+    n = np.maximum(streams.n, 1)
+    mean, std = moments.read() if moments is not None else histogram_moments(streams)
+    quantile_m = np.stack([[tail_rank(1 - share, each) for each in n.tolist()] for share in SHARES])
+    known = [tails if tails.knows(p) else streams for p in TAIL_SHARES]
+    tail_m = np.stack([[tail_rank(p, each) for each in n.tolist()] for p in TAIL_SHARES])
+    from_tails = np.array([each is tails for each in known])
+    tail_value = np.zeros((len(TAIL_SHARES), streams.n_units), np.float32)
+    for source, rows in ((tails, from_tails), (streams, ~from_tails)):
+        if rows.any():
+            tail_value[rows] = values_at(source, tail_m[rows])
+    return Distribution(
+        quantile=np.ascontiguousarray(values_at(streams, quantile_m).T),
+        tail=np.array([float(p) for p in TAIL_SHARES]),
+        tail_value=np.ascontiguousarray(np.minimum.accumulate(tail_value[::-1])[::-1].T),
+        vmin=streams.vmin(),
+        vmax=streams.vmax(),
+        mean=mean,
+        std=std,
+        zero_share=streams.counts[2] / n,
+        quantile_error=np.array(max(streams.error_bound(float(share)) for share in SHARES[:: N_QUANTILES - 1])),
+        tail_error=np.array([each.error_bound(float(p)) for each, p in zip(known, TAIL_SHARES, strict=True)]),
+    )
+
+
+def values_at(streams: Streams, m: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The (m+1)-th largest values, m (R, K)."""
+    keys, _ = streams.tail_keys(m)
+    return np.where(streams.n > 0, streams.values_of(keys.astype(np.int32)), np.float32(np.nan))
+
+
+def histogram_moments(streams: Streams) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(K,) mean and standard deviation from a histogram of float16."""
+    if not isinstance(streams, Histogram) or not streams.is_exact:
+        raise ValueError("only a histogram of float16 knows its moments")
+    found = np.full((2, streams.n_units), np.nan)
+    for unit in range(streams.n_units):
+        keys, counts = streams.bins(unit)
+        values = streams.values_of(keys.astype(np.int32)).astype(np.float64)
+        values, counts = values[np.isfinite(values)], counts[np.isfinite(values)]
+        if n := int(counts.sum()):
+            mean = float((values * counts).sum() / n)
+            found[:, unit] = mean, float(np.sqrt((counts * (values - mean) ** 2).sum() / n))
+    return found[0], found[1]

@@ -1,0 +1,164 @@
+"""The whole distribution in bins of 16-bit keys: any quantile of streams of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tally import Arrays
+from .paged import N_BINS, PAGE, UNITS_AT_ONCE, PagedBins
+from .streams import ragged
+
+MOST_IN_PAGES = 2**32 - 1
+"""A bin of a page counts so far; longer streams carry over."""
+
+
+class Histogram(PagedBins):
+    """Counts of all values of K streams, by key; however many come, in one pass, in any order and division.
+
+    float16: exact at every rank. float32: a bin holds the 65,536 values that share the upper half of their keys, at
+    most 2**-7 apart in relation to their size; `tail_threshold` gives the least of them, `error_bound` how many it may
+    be off, and a `Refinement` the exact value in a second pass.
+
+    Memory is 2 KiB a unit and 1 KiB for each 256 neighbouring keys in use: 70 to 120 KiB a unit for a network's float16
+    activations, at most 260 KiB; 20 KiB for float32. Beyond 2**32 values a unit it trebles.
+
+    Parameters
+    ----------
+    n_units : int
+        K.
+    dtype : float16 or float32
+        Of the values.
+    backend : str
+        See `streamdissect.kernels.kernel_backend`.
+    """
+
+    kind = "histogram"
+
+    def __init__(self, n_units: int, dtype: Any, backend: str = "auto") -> None:
+        super().__init__(n_units, dtype, backend)
+        self._carried: NDArray[np.int64] | None = None
+        """(n_pages, 256) to be added to the pages, once a stream is so long that these might overflow."""
+        self._n_in_pages = 0
+
+    @staticmethod
+    def state_bytes(n_units: int) -> int:
+        """The most memory that the state can take, for streams of up to 2**32 values."""
+        return n_units * (4 * PAGE + PAGE * (4 * PAGE + 4))
+
+    @property
+    def settings(self) -> tuple[int, ...]:
+        """K."""
+        return (self.n_units,)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the state, of all units."""
+        return super().nbytes + (0 if self._carried is None else self._carried.nbytes)
+
+    def _update(self, bits: NDArray[Any], highest: NDArray[np.int32]) -> None:
+        n = bits.shape[0] * bits.shape[2]
+        if self._n_in_pages + n > MOST_IN_PAGES:
+            self._carry()
+        self._n_in_pages += n
+        super()._update(bits, highest)
+
+    def _count(
+        self, half: NDArray[Any] | None, single: NDArray[Any] | None, unit: int, highest: NDArray[np.int32]
+    ) -> tuple[int, int]:
+        unit, n_vacant = self.kernels.update_histogram(
+            half,
+            single,
+            unit,
+            self.counts,
+            self.extremes,
+            self._page_of,
+            self._pages,
+            self._vacant,
+            self._n_vacant,
+            highest,
+        )
+        return unit, n_vacant
+
+    def _carry(self) -> None:
+        """Empty the pages into wider counters."""
+        carried = np.zeros(self._pages.shape, np.int64)
+        if self._carried is not None:
+            carried[: len(self._carried)] = self._carried
+        carried += self._pages
+        self._pages[...] = 0
+        self._carried, self._n_in_pages = carried, 0
+
+    def _page_counts(self, pages: NDArray[np.int32]) -> NDArray[np.int64]:
+        counts = super()._page_counts(pages)
+        if self._carried is not None:
+            wide = pages < len(self._carried)
+            counts[wide] += self._carried[pages[wide]]
+        return counts
+
+    def bins(self, unit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Occupied bins of a unit, from the highest down, and their counts; see `PagedBins.bins`."""
+        keys, counts = super().bins(unit)
+        n_zero = int(self.counts[2, unit])  # the kernel leaves zeros to the counts
+        if n_zero == 0:
+            return keys, counts
+        at = int(np.searchsorted(-keys, 0))
+        if at < len(keys) and keys[at] == 0:
+            counts[at] += n_zero
+            return keys, counts
+        return np.insert(keys, at, 0), np.insert(counts, at, n_zero)
+
+    def _beyond(self, unit: int) -> int:
+        return int(self.extremes[0, unit]) >> self.shift
+
+    def _merge(self, other: Self) -> None:
+        if self._n_in_pages + other._n_in_pages > MOST_IN_PAGES or other._carried is not None:
+            self._carry()
+        else:
+            self._n_in_pages += other._n_in_pages
+        for begin in range(0, self.n_units, UNITS_AT_ONCE):
+            units, groups = np.nonzero(other._page_of[begin : begin + UNITS_AT_ONCE] >= 0)
+            units += begin
+            self._add(self._take_pages(units, groups), other._page_counts(other._page_of[units, groups]))
+
+    def _add(self, pages: NDArray[np.int32], counts: NDArray[np.int64]) -> None:
+        """Counts (n, 256) of some pages, each named once."""
+        if self._carried is None:
+            self._pages[pages] += counts.astype(np.uint32)
+            return
+        if len(self._carried) < len(self._pages):
+            self._carried = np.concatenate(
+                [self._carried, np.zeros((len(self._pages) - len(self._carried), PAGE), np.int64)]
+            )
+        self._carried[pages] += counts
+
+    def _kept(self) -> Arrays:
+        """Bins ascending, zeros aside."""
+        rows = [PagedBins.bins(self, unit) for unit in range(self.n_units)]
+        count = np.concatenate([count[::-1] for _, count in rows])
+        return {
+            "pointer": np.concatenate([[0], np.cumsum([len(keys) for keys, _ in rows])]).astype(np.int64),
+            "bin": np.concatenate([keys[::-1] + N_BINS // 2 for keys, _ in rows]).astype(np.uint16),
+            "count": count.astype(np.uint32 if count.max(initial=0) <= MOST_IN_PAGES else np.uint64),
+        }
+
+    def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        pointer = ragged(arrays, self.n_units, "bin", "count")
+        total = np.add.reduceat(np.append(arrays["count"].astype(np.int64), 0), pointer[:-1])
+        total = np.where(np.diff(pointer) > 0, total, 0)
+        if np.any(total + self.counts[2] != self.n):
+            raise ValueError("saved bins do not hold the values that were counted")
+        self._n_in_pages = self.n_seen
+        if self.n_seen > MOST_IN_PAGES:
+            self._carry()
+        for unit, (begin, end) in enumerate(zip(pointer[:-1].tolist(), pointer[1:].tolist(), strict=True)):
+            bins = arrays["bin"][begin:end].astype(np.int64)
+            if np.any(np.diff(bins) <= 0):
+                raise ValueError("saved bins are out of order")
+            groups, row = np.unique(bins // PAGE, return_inverse=True)
+            counts = np.zeros((len(groups), PAGE), np.int64)
+            counts[row, bins % PAGE] = arrays["count"][begin:end]
+            self._add(self._take_pages(np.full(len(groups), unit), groups), counts)
