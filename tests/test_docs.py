@@ -81,3 +81,8 @@ def test_a_dataset_of_ones_own(tmp_path):
     (script,) = blocks("data.md", "A dataset of your own", "python")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "Dissection of 40 images" in done.stdout, done.stderr
+
+
+def test_quantiles_of_many_streams():
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "quantile.md").read_text(), flags=re.M | re.S)
+    exec(compile(code, "quantile.md", "exec"), {})

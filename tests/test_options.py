@@ -12,7 +12,8 @@ import streamdissect as sd
     "named, words",
     [
         ({"dtype": "float64"}, "dtype"),
-        ({"thresholds": "sketch"}, "thresholds"),
+        ({"thresholds": "sorted"}, "thresholds"),
+        ({"distributions": "some"}, "distributions"),
         ({"codec": "gz"}, "codec"),
         ({"amp": "x"}, "amp"),
         ({"limit": -3}, "limit"),

@@ -1,6 +1,5 @@
 """What extraction stores, and for which images; capture; memory that does not grow."""
 
-import json
 import subprocess
 import sys
 from fractions import Fraction
@@ -71,24 +70,6 @@ def test_a_limited_run_scores_its_images(nets, scenes, tmp_path):
     chosen = choose_images(data, ExtractOptions(limit=6, seed=4))
     assert list(result.image_name) == [data.names[i] for i in chosen]
     assert len(result.concept_name) == len(data.concepts)
-
-
-@pytest.mark.parametrize("thresholds", ["exact", "histogram"])
-def test_float32_thresholds_by_either_method(thresholds, nets, scenes, tmp_path):
-    tails = (Fraction(1, 100), Fraction(1, 20))
-    sd.extract(f"{nets}:build", scenes, ["block1.act", "block2.conv"], tmp_path / "run", dtype="float32", tails=tails,
-               thresholds=thresholds, shard_images=6)  # fmt: skip
-    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
-    kind = "binned" if thresholds == "histogram" else "buffered"
-    assert {layer["streams"]["kind"] for layer in manifest["layers"]} == {kind}
-    for tail in (*tails, Fraction(1, 2)):  # the last one is larger than those extracted
-        result = sd.score(tmp_path / "run", tail=tail, name=f"t{tail.denominator}")
-        for name, layer in result.layers.items():
-            values = np.moveaxis(stored(tmp_path / "run", name), 1, 0).reshape(len(layer.n), -1)
-            m = int(tail * values.shape[1])
-            ordered = np.sort(values)
-            np.testing.assert_array_equal(layer.threshold, ordered[:, -m - 1])
-            np.testing.assert_array_equal(layer.n_above, (values > layer.threshold[:, None]).sum(1))
 
 
 def test_float32_beyond_the_memory_switches_and_says_so(nets, scenes, tmp_path, capsys):

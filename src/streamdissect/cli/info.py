@@ -1,15 +1,21 @@
-"""Versions and kernels in use; with RUN, what is in a run and how far it got."""
+"""Versions and kernels in use; with RUN, what is in a run and how far it got; with --unit, what a unit is like."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 from . import arguments, output
 
-OPTIONS = arguments.COMMON
+UNIT = arguments.Option("--unit", "one unit of a scored run: its concepts and its activations", metavar="LAYER:UNIT")
+OPTIONS = (UNIT, *arguments.COMMON)
+N_IMAGES, DECADES = 3, (0.1, 0.01, 1e-3, 1e-4, 1e-5)
+WIDTH, LEAST = 48, 1e-6
+SOLID, LIGHT = "\N{FULL BLOCK}", "\N{LIGHT SHADE}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
-    if "run" in values:
+    if "run" in values or "unit" in values:
+        from ..options import RUN
         from ..stages.upkeep import info
 
-        facts = info(values["run"])
+        facts = info(values.get("run", RUN), values.get("unit"))
     else:
         from .. import __version__
         from ..kernels import available_backends, build_info
@@ -37,6 +44,9 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         }
     if values.get("json"):
         output.show_json(facts)
+        return 0
+    if "unit" in values:
+        show_unit(facts)
         return 0
     if scorings := facts.get("scorings"):
         facts["scorings"] = [{"name": name, **state} for name, state in scorings.items()]
@@ -60,3 +70,49 @@ def plain(value: Any) -> str:
     if value is None or value == "":
         return "none"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def show_unit(facts: dict[str, Any]) -> None:
+    """A unit on a page."""
+    best = facts["best"]
+    title = f"{best[0]['concept']} ({best[0]['category']}), IoU {best[0]['iou']:.3f}" if best else "no concept"
+    output.show(f"{facts['layer']}:{facts['unit']}  {title}{', a detector' if facts['detector'] else ''}")
+    for other in best[1:]:
+        output.show(f"  then {other['concept']} ({other['category']}), IoU {other['iou']:.3f}")
+    flags = f"; {', '.join(facts['flags'])}" if facts["flags"] else ""
+    output.show(
+        f"  threshold {facts['threshold']:.5g} at tail {facts['tail']}: "
+        f"{facts['n_above']:,} of {facts['n']:,} activations above{flags}"
+    )
+    output.show(f"  top images: {', '.join(facts['top_images'][:N_IMAGES])}")
+    found = facts["distribution"]
+    if found is None:
+        output.show("  no distribution: extracted with --distributions none")
+        return
+    output.show(f"  mean {found['mean']:.4g}, standard deviation {found['std']:.4g}")
+    output.show("")
+    for line in draw_distribution(found, facts["threshold"]):
+        output.show(line)
+    output.show("")
+    shown = [[share, value] for share, value in found["tail"] if share in DECADES]
+    output.show("  share above   " + "".join(f"{share:>9.2g}" for share, _ in shown))
+    output.show("  value         " + "".join(f"{value:>9.4g}" for _, value in shown))
+    if found["quantile_error"]:
+        output.show(f"  shares outside the far tail are sketched, to {100 * found['quantile_error']:.2g} %")
+
+
+def draw_distribution(found: dict[str, Any], threshold: float) -> Iterator[str]:
+    """Shares of the activations by size, bars by their logarithms, what lies above the threshold in a lighter ink."""
+    yield "  activation share"
+    rows = [(low, share, SOLID if high <= threshold else LIGHT) for low, high, share in found["bins"]]
+    if found["zero_share"]:
+        yield bar("zero", found["zero_share"], SOLID if threshold >= 0 else LIGHT)
+    for low, share, ink in rows:
+        yield bar(f"{low:.4g}", share, ink)
+    yield f"  {found['vmax']:>10.4g}   {LIGHT} above the threshold; bars by logarithm, none below one in a million"
+
+
+def bar(label: str, share: float, ink: str) -> str:
+    """One row."""
+    length = round(WIDTH * (1 - math.log(max(share, LEAST)) / math.log(LEAST)))
+    return f"  {label:>10} {ink * length}{' ' if length else ''}{100 * share:.3g} %".rstrip()

@@ -15,11 +15,11 @@ from .histogram import Histogram
 from .moments import Moments
 from .streams import Streams, tail_rank
 
-N_QUANTILES, N_TAIL_RANKS = 256, 64
+N_QUANTILES, N_TAIL_RANKS, N_BINS = 256, 64, 20
 SHARES = tuple(Fraction(2 * i + 1, 2 * N_QUANTILES) for i in range(N_QUANTILES))
 """In the middles of 256 parts of equal mass."""
-TAIL_SHARES = tuple(Fraction(f"{10 ** (-1 - 4 * j / (N_TAIL_RANKS - 1)):.4g}") for j in range(N_TAIL_RANKS))
-"""From 1/10 down to 1e-5, evenly by their logarithms."""
+TAIL_SHARES = tuple(Fraction(f"{10 ** ((j - 75) / 15):.4g}") for j in reversed(range(N_TAIL_RANKS)))
+"""From 0.1585 down to 1e-5, fifteen to a decade, rounded to four digits: 0.1, 0.01 and so on are among them."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Distribution:
     quantile: NDArray[np.float32]
     """(K, 256) ascending: the value that the share (i + 1/2) / 256 does not exceed, an element of the data."""
     tail: NDArray[np.float64]
-    """(64,) shares p from 0.1 down to 1e-5."""
+    """(64,) shares p from 0.1585 down to 1e-5, fifteen to a decade."""
     tail_value: NDArray[np.float32]
     """(K, 64) the (floor(p n) + 1)-th largest value at each."""
     vmin: NDArray[np.float32]
@@ -44,6 +44,30 @@ class Distribution:
     """() by how much the share of a quantile may be off; 0: exact."""
     tail_error: NDArray[np.float64]
     """(64,) the same for each tail share."""
+
+    def share_above(self, unit: int, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """About which shares of a unit's values lie above `x`, between the values known linearly."""
+        value = np.concatenate([self.quantile[unit], self.tail_value[unit], [self.vmin[unit], self.vmax[unit]]])
+        above = np.concatenate([[1 - float(share) for share in SHARES], self.tail, [1.0, 0.0]])
+        order = np.lexsort((-above, value))  # of equal values the last counts: what lies above all of them
+        value, above = value[order].astype(np.float64), np.minimum.accumulate(above[order])
+        last = np.append(value[1:] > value[:-1], True)
+        found: NDArray[np.float64] = np.interp(x, value[last], above[last], left=1.0, right=0.0)
+        return found
+
+    def bins(self, unit: int, n_bins: int = N_BINS) -> list[tuple[float, float, float]]:
+        """About the share of a unit's values other than zero between equally spaced values: (from, to, share)."""
+        low, high = float(self.vmin[unit]), float(self.vmax[unit])
+        if not np.isfinite([low, high]).all() or low == high:
+            return []
+        edges = np.linspace(low, high, n_bins + 1)
+        above = self.share_above(unit, edges)
+        above[0], above[-1] = 1.0, 0.0
+        shares = above[:-1] - above[1:]
+        at = max(0, int(np.searchsorted(edges, 0.0)) - 1)  # bins hold their upper edges, the first one both
+        if low <= 0 <= high:
+            shares[at] = max(0.0, shares[at] - float(self.zero_share[unit]))
+        return list(zip(edges[:-1].tolist(), edges[1:].tolist(), shares.tolist(), strict=True))
 
     def to_arrays(self) -> Arrays:
         """By name."""

@@ -38,7 +38,7 @@ from .labels import LabelPlanes
 from .recording import Recorded, layers_of, peak_bytes, read_recorded, store_of
 from .settings import check_approximate, check_name, check_upsampling, keep_settings, options_to_settings, scored_tail
 from .shards import iter_claimed, own_shards
-from .thresholds import CHUNK_PART, all_thresholds
+from .thresholds import CHUNK_PART, all_distributions, all_thresholds
 
 MOST_CHUNK_BYTES = 32 << 20
 """Of maps read at once; more would only leave the cache."""
@@ -188,7 +188,7 @@ def open_scoring(
     if is_new:
         keep_settings(opened, options, settings)
     thresholds = all_thresholds(opened, recorded.tallies, tail, options.approximate, options.memory, control)
-    distributions = [tally.distribution() for tally in recorded.tallies]
+    distributions = all_distributions(opened, recorded.tallies)
     # the tallies have told what they know: they are the largest thing in memory
     recorded = replace(recorded, tallies=[])
     return Scoring(opened, dataset, fingerprint, options, settings, recorded, thresholds, distributions, tail, rules)

@@ -1,4 +1,4 @@
-"""Thresholds of every layer at the tails asked for, with another pass over the store where one is needed."""
+"""From what was gathered of every layer: thresholds, with another pass where one is needed, and distributions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import IncompleteRun
 from ..quantile import (
     BufferedTail,
+    Distribution,
     Histogram,
     MissedBracket,
     Refinement,
@@ -45,6 +46,21 @@ def all_thresholds(
     wanted = tails if tail in tails else [*tails, tail]
     passes = [Passes(run, position, memory, control) for position in range(len(tallies))]
     return [each.find(tally.streams, wanted, approximate) for each, tally in zip(passes, tallies, strict=True)]
+
+
+def all_distributions(run: RunDir, tallies: Sequence[LayerTally]) -> list[Distribution | None]:
+    """Of each layer, where they were gathered; worked out once and kept in the run."""
+    found: list[Distribution | None] = []
+    for position, tally in enumerate(tallies):
+        path = run.ledger("extract").folder / f"distribution-{position}.npz"
+        if path.exists():
+            found.append(Distribution.from_arrays(load_arrays(path)))
+            continue
+        found.append(tally.distribution())
+        if (each := found[-1]) is not None:
+            with suppress(OSError):
+                save_arrays(path, each.to_arrays())
+    return found
 
 
 class Passes:

@@ -14,10 +14,16 @@ from ..store.rundir import RunDir, size_of, stage_of
 from .control import Control
 from .recording import layers_of, load_state, store_of
 from .shards import require_alone
+from .units import describe_unit
 
 
-def info(run: str | os.PathLike[str] = RUN) -> dict[str, Any]:
-    """What a run is and how far it got, ready for JSON. BadInput for no run, IncompleteRun for a damaged one."""
+def info(run: str | os.PathLike[str] = RUN, unit: str | None = None) -> dict[str, Any]:
+    """What a run is and how far it got, ready for JSON; or what is known of one unit, `LAYER:UNIT`, of a scored one.
+
+    BadInput for no run or no such unit, IncompleteRun for a damaged one.
+    """
+    if unit is not None:
+        return describe_unit(run, unit)
     opened = RunDir(run)
     manifest, ledger = opened.manifest, opened.ledger("extract")
     n_done = ledger.n_shards - len(ledger.missing())
