@@ -30,6 +30,7 @@ DTYPES = ("float16", "float32")
 LAYOUTS = ("auto", "nchw", "nhwc", "tokens")
 METHODS = ("exact", "histogram", "sketch")
 DISTRIBUTIONS = ("full", "none")
+SPILLS = ("full", "none")
 UPSAMPLING = ("rf", "half_pixel", "corners")
 MASK_TESTS = ("gt", "ge")
 UNIONS = ("paper", "all-images", "mask-touch")
@@ -111,6 +112,8 @@ class ExtractOptions(CommonOptions):
     thresholds: str = "exact"
     distributions: str = "full"
     top_images: int = 20
+    spill: str = "full"
+    """What is stored of the activations; with `none` scoring runs the network again."""
     codec: str = "auto"
     shard_images: int | None = None
     layout: str = "auto"
@@ -124,7 +127,8 @@ class ExtractOptions(CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, choices in (("amp", AMP), ("dtype", DTYPES), ("thresholds", METHODS),
-                              ("distributions", DISTRIBUTIONS), ("codec", CODECS), ("layout", LAYOUTS)):  # fmt: skip
+                              ("distributions", DISTRIBUTIONS), ("spill", SPILLS), ("codec", CODECS),
+                              ("layout", LAYOUTS)):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
         for name in ("batch_size", "top_images"):
             check_number(name, getattr(self, name), 1)

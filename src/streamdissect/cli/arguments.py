@@ -25,6 +25,7 @@ from ..options import (
     MASK_TESTS,
     METHODS,
     MULTIPLICITIES,
+    SPILLS,
     UNIONS,
     UNLABELLED,
     UPSAMPLING,
@@ -132,6 +133,7 @@ EXTRACT = (
     Option("--thresholds", "exact; histogram or sketch: for any tail, sketch in least memory [exact]", choices=METHODS),
     Option("--distributions", "what each unit's values are like, for the results [full]", choices=DISTRIBUTIONS),
     Option("--top-images", "kept for each unit [20]", whole("--top-images", 1), metavar="N"),
+    Option("--spill", "store the activations, or none and run the network again to score [full]", choices=SPILLS),
     Option("--codec", "compression of the store; auto measures each layer [auto]", choices=CODECS),
     Option("--shard-images", "images to a shard [about 64 MB]", whole("--shard-images", 1), metavar="N"),
     SHARD,
@@ -145,6 +147,7 @@ EXTRACT = (
     Option("--dry-run", "print the plan and stop", words=0),
 )
 SCORE = (
+    *MODEL,
     DATA,
     LABELS,
     Option(

@@ -14,6 +14,7 @@ from . import arguments, output
 OPTIONS = (*arguments.EXTRACT, *arguments.RESOURCES, *arguments.COMMON)
 WHAT = ("model", "weights", "data", "layers", "out", "labels")
 NAMES = {"tail": "tails"}
+NOT_STORED = "no activations stored: score runs the network again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,11 +65,9 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         output.show_json(facts)
         return 0
     done, of = facts["shards_done"], facts["shards"]
-    size = facts["activation_bytes"] / 1e6
+    size = f"{facts['activation_bytes'] / 1e6:.1f} MB of activations" if facts["spill"] == "full" else NOT_STORED
     state = "done" if done == of else f"{done} of {of} shards done, the others belong to other workers"
-    output.show(
-        f"{out}: {facts['images']} images, {len(facts['layers'])} layers, {size:.1f} MB of activations; {state}"
-    )
+    output.show(f"{out}: {facts['images']} images, {len(facts['layers'])} layers, {size}; {state}")
     if done == of:
         output.show(f"next: streamdissect score {out}")
     return 0

@@ -20,12 +20,13 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..options import RUN, ScoreOptions
     from ..stages.score import score
 
-    aside = {"config", "json", "debug", "run", "data", "labels"}
+    network = {name: values[name] for name in ("model", "weights", "trust_model") if name in values}
+    aside = {"config", "json", "debug", "run", "data", "labels", *network}
     if values.get("backend") != "torch" and values.get("device") == os.environ.get("STREAMDISSECT_DEVICE"):
         aside.add("device")  # the variable is meant for extract as well
     options = ScoreOptions(**{key: value for key, value in values.items() if key not in aside})
     path = values.get("run", RUN)
-    result = score(path, values.get("data"), labels=values.get("labels"), options=options, control=control)
+    result = score(path, values.get("data"), labels=values.get("labels"), options=options, control=control, **network)
     if result is None:
         output.note(f"{path}: this worker's shards are counted; the worker that ends last writes the result")
         if values.get("json"):

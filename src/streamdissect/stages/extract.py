@@ -54,6 +54,7 @@ IDENTITY_OPTIONS = (
     "grid",
     "allow_nonfinite",
     "top_images",
+    "spill",
     "codec",
     "shard_images",
 )
@@ -230,7 +231,8 @@ def record_shards(run: RunDir, work: Work, control: Control) -> None:
     """Do every shard that is this worker's, unclaimed and not finished."""
     ledger = run.ledger("extract")
     ledger.create()
-    store_of(run).create()
+    if run.is_spilled:
+        store_of(run).create()
     states = WorkerStates(ledger)
     states.recover()
     total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, work.options.shard))

@@ -50,7 +50,7 @@ class Plan:
         plan = self.manifest["plan"]
         lines = [
             f"{plan['n_images']} images, {plan['shard_images']} to a shard ({self.shard_bytes / 1e6:.1f} MB), "
-            f"{self.total_bytes / 1e6:.1f} MB in all before compression"
+            + (f"{self.total_bytes / 1e6:.1f} MB in all before compression" if self.total_bytes else "none stored")
         ]
         for layer in self.manifest["layers"]:
             spec, field = LayerArray.from_json(layer["array"]), layer["field"]
@@ -114,7 +114,7 @@ def plan_run(
                 "field": describe_field(fields[name]),
             }
         )
-    total = image_bytes * n_images
+    total = image_bytes * n_images if options.spill == "full" else 0
     if options.max_disk is not None and total > options.max_disk:
         got = f"{total} bytes of activations before compression"
         remedy = "raise it, or take fewer images (--limit) or layers"

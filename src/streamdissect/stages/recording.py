@@ -77,7 +77,8 @@ class Recorder:
         """Store one shard: maps (B, K, h, w) by layer, the dataset's index of each row, what it took so far."""
         begin = time.perf_counter()
         rows = np.array(self.run.rows(shard), np.int64)
-        files = {spec.name: self.store.write(spec.name, shard, maps[spec.name]) for spec in self._layers}
+        stored = self._layers if self.run.is_spilled else []
+        files = {spec.name: self.store.write(spec.name, shard, maps[spec.name]) for spec in stored}
         written = time.perf_counter()
         self._is_whole = False
         for spec, tally in zip(self._layers, self._tallies, strict=True):
@@ -108,7 +109,7 @@ class Recorder:
         state holds. Computing them anew could give others.
         """
         files = {}
-        for spec in self._layers:
+        for spec in self._layers if self.run.is_spilled else []:
             try:
                 self.store.read(spec.name, self.run.rows(shard))  # each chunk has a checksum
                 files[spec.name] = self.store.describe(spec.name, shard)
@@ -224,7 +225,7 @@ def read_recorded(run: RunDir) -> Recorded:
         raise IncompleteRun(f"{name_shards(missing, run.n_shards)} not finished; run the same capture loop again")
     commits = list(ledger.commits())
     store = store_of(run)
-    if not run.activations_path.exists():
+    if run.is_spilled and not run.activations_path.exists():
         remedy = "nothing restores those of a capture" if run.is_captured else "the same extract restores them"
         raise IncompleteRun(f"{run.activations_path}: dropped by clean; {remedy}")
     for shard, commit in enumerate(commits):

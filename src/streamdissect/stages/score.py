@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from torch import nn
+
 from ..data.dataset import Dataset
 from ..data.labellers import Labeller, Labels
 from ..data.labelling import base_of
@@ -17,7 +19,16 @@ from ..store.rundir import RunDir
 from ..tally import Arrays
 from .control import Control, Meter
 from .merge import merge_run
-from .scoring import Partial, attach_masks, choose_labellers, count_shard, count_shards, find_data, open_scoring
+from .scoring import (
+    Network,
+    Partial,
+    attach_masks,
+    choose_labellers,
+    count_shard,
+    count_shards,
+    find_data,
+    open_scoring,
+)
 from .settings import check_name, compare_settings, options_to_settings, saved_settings, scored_tail
 
 
@@ -26,6 +37,9 @@ def score(
     data: Dataset | str | os.PathLike[str] | None = None,
     *,
     labels: Labels | None = None,
+    model: nn.Module | str | None = None,
+    weights: str | None = None,
+    trust_model: bool = False,
     options: ScoreOptions | None = None,
     control: Control | None = None,
     **named: Any,
@@ -40,6 +54,8 @@ def score(
     labels : str, callable or sequence of these, optional
         What labels the images beside their own labels, where it is not what `extract` was given; see `open_dataset`.
         `none`: nothing.
+    model, weights, trust_model
+        As for `extract`; for a run extracted with `spill="none"`, where the network it names is not to be had.
     options : ScoreOptions, optional
     control : Control, optional
     **named
@@ -64,10 +80,11 @@ def score(
     options = with_options(options or ScoreOptions(), named)
     opened = run if isinstance(run, RunDir) else RunDir(run)
     labellers = choose_labellers(opened, data, labels)
-    finished = find_finished(opened, data, labellers, options)
+    network = Network(model, weights, trust_model)
+    finished = find_finished(opened, data, labellers, options, network)
     if finished is not None:
         return finished
-    work = open_scoring(opened, data, labellers, options, control)
+    work = open_scoring(opened, data, labellers, options, control, network)
     count_shards(work, control)
     if work.ledger.missing():
         return None
@@ -79,6 +96,7 @@ def find_finished(
     data: Dataset | str | os.PathLike[str] | None,
     labellers: Sequence[Labeller],
     options: ScoreOptions,
+    network: Network,
 ) -> Dissection | None:
     """The result of an equal scoring that is written already. BadInput where the scoring was begun otherwise."""
     check_name(options.name)
@@ -93,7 +111,7 @@ def find_finished(
     if not (results / "summary.json").exists():  # it is written last
         return None
     result = load_dissection(results / "dissection.h5")
-    return attach_masks(result, lambda: open_scoring(run, data, labellers, options, Control(), is_new=False))
+    return attach_masks(result, lambda: open_scoring(run, data, labellers, options, Control(), network, is_new=False))
 
 
 def score_partial(
@@ -102,6 +120,9 @@ def score_partial(
     *,
     shards: Iterable[int],
     labels: Labels | None = None,
+    model: nn.Module | str | None = None,
+    weights: str | None = None,
+    trust_model: bool = False,
     options: ScoreOptions | None = None,
     **named: Any,
 ) -> Partial:
@@ -109,7 +130,7 @@ def score_partial(
 
     Parameters
     ----------
-    run, data, labels, options, **named
+    run, data, labels, model, weights, trust_model, options, **named
         As for `score`.
     shards : iterable of int
         Each from 0 to n_shards - 1.
@@ -129,7 +150,8 @@ def score_partial(
     control = Control()
     opened = run if isinstance(run, RunDir) else RunDir(run)
     labellers = choose_labellers(opened, data, labels)
-    work = open_scoring(opened, data, labellers, with_options(options or ScoreOptions(), named), control, is_new=False)
+    network, options = Network(model, weights, trust_model), with_options(options or ScoreOptions(), named)
+    work = open_scoring(opened, data, labellers, options, control, network, is_new=False)
     found: dict[int, Arrays] = {}
     total: dict[str, float] = {}
     for shard in shards:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from ..data.dataset import Dataset
 from ..data.labellers import Labeller, Labels, open_labellers
@@ -28,17 +29,19 @@ from ..measure.planes import ImagePlanes, LabelRules
 from ..measure.upsample import axis_weights
 from ..options import ScoreOptions
 from ..quantile import DEAD, SPARSE, Distribution, Thresholds
-from ..store.activations import ActivationStore, LayerArray
+from ..store.activations import LayerArray
 from ..store.claims import Claims
 from ..store.partials import Ledger, save_arrays, with_prefix
 from ..store.rundir import RunDir, stage_of
 from ..tally import Arrays
 from .control import Control, Meter
+from .extract import Work
 from .labels import LabelPlanes
 from .recording import Recorded, layers_of, peak_bytes, read_recorded, store_of
 from .settings import check_approximate, check_name, check_upsampling, keep_settings, options_to_settings, scored_tail
 from .shards import iter_claimed, own_shards
-from .thresholds import CHUNK_PART, all_distributions, all_thresholds
+from .sources import ForwardMaps, Maps, reopen_network
+from .thresholds import CHUNK_PART, all_distributions, all_thresholds, check_tail
 
 MOST_CHUNK_BYTES = 32 << 20
 """Of maps read at once; more would only leave the cache."""
@@ -47,6 +50,18 @@ PLANES_TOGETHER = 64
 
 Axes = tuple[AxisWeights, AxisWeights]
 """Weights of the rows and of the columns."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of a run, where it is not as run.json says."""
+
+    model: nn.Module | str | None = None
+    weights: str | None = None
+    trust_model: bool = False
+
+
+NO_NETWORK = Network()
 
 
 @dataclass
@@ -61,6 +76,7 @@ class Scoring:
     settings: dict[str, Any]
     """What the result depends on: two scorings with equal settings are equal."""
     recorded: Recorded
+    maps: Maps
     thresholds: list[dict[Fraction, Thresholds]]
     distributions: list[Distribution | None]
     tail: Fraction
@@ -71,7 +87,6 @@ class Scoring:
     """Where its results go."""
     labels: LabelPlanes = field(init=False)
     layers: list[LayerArray] = field(init=False)
-    store: ActivationStore = field(init=False)
     _weights: dict[tuple[int, tuple[int, int]], tuple[AxisWeights, AxisWeights]] = field(
         init=False, default_factory=dict
     )
@@ -84,7 +99,6 @@ class Scoring:
             self.run, self.data, self.fingerprint, self.rules, self.options.mask_size, self.options.threads
         )
         self.layers = layers_of(self.run)
-        self.store = store_of(self.run)
 
     @cached_property
     def device(self) -> str | None:
@@ -125,7 +139,7 @@ class Scoring:
         thresholds = self.used_thresholds(position)
         weights = {shape: self.weights(position, shape) for shape in {image.shape for image in images}}
         most = min(MOST_CHUNK_BYTES, self.options.memory // CHUNK_PART)
-        for part, maps in self.store.iter_chunks(layer.name, rows, most):
+        for part, maps in self.maps.iter_chunks(layer.name, rows, most):
             control.check()
             counters.add(
                 maps,
@@ -145,12 +159,14 @@ def open_scoring(
     labellers: Sequence[Labeller],
     options: ScoreOptions,
     control: Control,
+    network: Network = NO_NETWORK,
     *,
     is_new: bool = True,
 ) -> Scoring:
     """Open a finished extraction for counting, under settings that are kept with the scoring.
 
-    With `is_new` false nothing is written and the settings are not compared.
+    `network` is for a run without activations, where the one it names is not to be had. With `is_new` false nothing is
+    written and the settings are not compared.
     """
     opened = run if isinstance(run, RunDir) else RunDir(run)
     check_name(options.name)
@@ -185,13 +201,33 @@ def open_scoring(
         )
     except ValueError as error:
         raise BadInput("--union", repr(options.union), str(error), "use paper or all-images") from error
+    check_tail(opened, recorded.tallies, tail)
+    maps = open_maps(opened, dataset, recorded.images, options, network, control)
     if is_new:
         keep_settings(opened, options, settings)
-    thresholds = all_thresholds(opened, recorded.tallies, tail, options.approximate, options.memory, control)
+    thresholds = all_thresholds(opened, maps, recorded.tallies, tail, options.approximate, options.memory, control)
     distributions = all_distributions(opened, recorded.tallies)
     # the tallies have told what they know: they are the largest thing in memory
     recorded = replace(recorded, tallies=[])
-    return Scoring(opened, dataset, fingerprint, options, settings, recorded, thresholds, distributions, tail, rules)
+    return Scoring(
+        opened, dataset, fingerprint, options, settings, recorded, maps, thresholds, distributions, tail, rules
+    )
+
+
+def open_maps(
+    run: RunDir, data: Dataset, images: NDArray[np.int64], options: ScoreOptions, network: Network, control: Control
+) -> Maps:
+    """The run's activations, from its store or by the network once more."""
+    if run.is_spilled:
+        if network != NO_NETWORK:
+            got = "a network, for a run that stored its activations"
+            raise BadInput("--model, --weights", got, "neither", "leave them out: no forward pass is needed")
+        return store_of(run)
+
+    def reopen() -> Work:
+        return reopen_network(run, base_of(data), network.model, network.weights, network.trust_model, options)
+
+    return ForwardMaps(run, images, reopen, control)
 
 
 def counting_device(options: ScoreOptions) -> str | None:
@@ -312,7 +348,7 @@ def attach_masks(result: Dissection, open_work: Callable[[], Scoring]) -> Dissec
             if not 0 <= number < n:
                 raise IndexError(f"{what} {number} of {n}")
         shape = work.labels.of_image(int(work.recorded.images[image])).shape
-        maps = work.store.read(layer, range(image, image + 1))[:, unit]
+        maps = work.maps.read(layer, range(image, image + 1))[:, unit]
         bits = mask_maps(
             maps,
             work.used_thresholds(position)[[unit]],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import IncompleteRun
+from ..errors import BadInput, IncompleteRun
 from ..quantile import (
     BufferedTail,
     Distribution,
@@ -26,7 +26,8 @@ from ..store.partials import load_arrays, save_arrays
 from ..store.rundir import RunDir
 from .control import Control
 from .gathering import LayerTally
-from .recording import layers_of, store_of
+from .recording import layers_of
+from .sources import Maps
 
 CHUNK_PART, STATE_PART = 16, 4
 """Parts of the memory that maps being read, and what is found in them, may take."""
@@ -36,16 +37,31 @@ Found = dict[Fraction, Thresholds]
 
 
 def all_thresholds(
-    run: RunDir, tallies: Sequence[LayerTally], tail: Fraction, approximate: bool, memory: int, control: Control
+    run: RunDir,
+    maps: Maps,
+    tallies: Sequence[LayerTally],
+    tail: Fraction,
+    approximate: bool,
+    memory: int,
+    control: Control,
 ) -> list[Found]:
     """For each layer the thresholds at the tails extracted, in their order, and at `tail`.
 
-    Exact ones, if need be by another pass over the store; with `approximate` those of a sketch as they are.
+    Exact ones, if need be by another pass over the activations; with `approximate` those of a sketch as they are.
     """
     tails = [Fraction(text) for text in run.manifest["identity"]["tails"]]
     wanted = tails if tail in tails else [*tails, tail]
-    passes = [Passes(run, position, memory, control) for position in range(len(tallies))]
+    passes = [Passes(run, maps, position, memory, control) for position in range(len(tallies))]
     return [each.find(tally.streams, wanted, approximate) for each, tally in zip(passes, tallies, strict=True)]
+
+
+def check_tail(run: RunDir, tallies: Sequence[LayerTally], tail: Fraction) -> None:
+    """BadInput where a run without activations does not know a tail."""
+    if not run.is_spilled and not all(tally.streams.knows(tail) for tally in tallies):
+        tails = ", ".join(run.manifest["identity"]["tails"])
+        got = f"{tail}, larger than {tails}, of a run that stored no activations"
+        remedy = "extract again with that --tail, with --thresholds histogram, or with --spill full"
+        raise BadInput("--tail", got, "a tail extracted, or a smaller one", remedy)
 
 
 def all_distributions(run: RunDir, tallies: Sequence[LayerTally]) -> list[Distribution | None]:
@@ -66,8 +82,9 @@ def all_distributions(run: RunDir, tallies: Sequence[LayerTally]) -> list[Distri
 class Passes:
     """Thresholds of one layer, and the passes over its activations that they take."""
 
-    def __init__(self, run: RunDir, position: int, memory: int, control: Control) -> None:
-        self._run, self._position, self._memory, self._control = run, position, memory, control
+    def __init__(self, run: RunDir, maps: Maps, position: int, memory: int, control: Control) -> None:
+        self._run, self._maps, self._position = run, maps, position
+        self._memory, self._control = memory, control
         self._layer = layers_of(run)[position]
 
     def find(self, streams: Streams, tails: Sequence[Fraction], approximate: bool) -> Found:
@@ -95,10 +112,10 @@ class Passes:
         name = self._layer.name
         if beyond := [tail for tail in tails if not streams.knows(tail)]:
             which = f"tail {', '.join(map(str, beyond))} is larger than those extracted"
-            self._control.say(f"layer {name}: {which}; one more pass over the store")
+            self._control.say(f"layer {name}: {which}; one more pass over the activations")
             streams = self._recount(tails, int(streams.n.max(initial=0)))
         if not streams.is_exact:
-            self._control.say(f"layer {name}: one more pass over the store makes the thresholds exact")
+            self._control.say(f"layer {name}: one more pass over the activations makes the thresholds exact")
             try:
                 return self._refine(streams, tails)
             except MissedBracket:
@@ -133,7 +150,7 @@ class Passes:
     def _iter_maps(self) -> Iterator[NDArray[Any]]:
         """The layer's activations, by chunks."""
         rows = range(int(self._run.manifest["plan"]["n_images"]))
-        for _, maps in store_of(self._run).iter_chunks(self._layer.name, rows, self._memory // CHUNK_PART):
+        for _, maps in self._maps.iter_chunks(self._layer.name, rows, self._memory // CHUNK_PART):
             self._control.check()
             yield maps
 

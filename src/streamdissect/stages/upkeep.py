@@ -53,6 +53,7 @@ def info(run: str | os.PathLike[str] = RUN, unit: str | None = None) -> dict[str
             for spec, layer in zip(layers_of(opened), manifest["layers"], strict=True)
         ],
         "tails": manifest["identity"]["tails"],
+        "spill": "full" if opened.is_spilled else "none",
         "activation_bytes": size_of(opened.activations_path),
         "scorings": scorings,
         "versions": manifest["versions"],
@@ -76,7 +77,7 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
     ledger, store = opened.ledger("extract"), store_of(opened)
     wrong: list[str] = []
     n_whole = 0
-    is_cleaned = is_scored(opened) and not opened.activations_path.exists()
+    is_cleaned = opened.is_spilled and is_scored(opened) and not opened.activations_path.exists()
     if is_cleaned:
         control.say("the activations were dropped by clean")
     with control.metering("verify", opened.n_shards, "shard") as meter:

@@ -126,6 +126,11 @@ class RunDir:
         return self.path if name is None else self.path / "scores" / name
 
     @property
+    def is_spilled(self) -> bool:
+        """Whether the activations are stored."""
+        return bool(self.manifest["identity"].get("spill", "full") == "full")
+
+    @property
     def is_captured(self) -> bool:
         """Whether a loop of somebody's own made it, and not `extract`."""
         return bool(self.manifest["identity"].get("captured"))
