@@ -11,7 +11,7 @@ from streamdissect.measure.counters import Counters
 from streamdissect.measure.planes import LabelRules, image_planes
 from streamdissect.measure.topimages import TopImages
 from streamdissect.measure.upsample import axis_weights
-from streamdissect.quantile import BinnedTail, BufferedTail, KllSketch, ReqSketch, tail_rank
+from streamdissect.quantile import BinnedTail, BufferedTail, Histogram, KllSketch, Moments, ReqSketch, tail_rank
 from streamdissect.tally import Tally
 
 N_UNITS, GRID, MASK = 3, (2, 3), (4, 5)
@@ -54,6 +54,17 @@ TALLIES = {
         lambda: BinnedTail(N_UNITS, CAPACITY, np.float16),
         lambda t, rows: t.update(images(rows)[0].astype(np.float16)),
     ),
+    "float16 histogram": (
+        Histogram,
+        lambda: Histogram(N_UNITS, np.float16),
+        lambda t, rows: t.update(images(rows)[0].astype(np.float16)),
+    ),
+    "float32 histogram": (
+        Histogram,
+        lambda: Histogram(N_UNITS, np.float32),
+        lambda t, rows: t.update(images(rows)[0]),
+    ),
+    "moments": (Moments, lambda: Moments(N_UNITS), lambda t, rows: t.update(images(rows)[0])),
     "REQ sketch": (  # of values too few to be compacted; what is promised of more is tested where sketches are
         ReqSketch,
         lambda: ReqSketch(N_UNITS, 8, 1),

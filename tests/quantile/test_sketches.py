@@ -184,63 +184,90 @@ def relative_errors(make, n_units, n, n_shards, seed):
 
 
 def assert_within_theory(errors):
-    """Over all orders rms at most the standard error, none beyond the bound; no single order far above."""
+    """rms over all orders at most the standard error, none beyond the bound; no single order or tail far above.
+
+    Once more without the orders whose many ties hide errors: they would thin the rest.
+    """
     squares = {order: np.mean(np.square(one)) for order, one in errors.items()}
     worst = max(errors, key=lambda order: abs(errors[order]).max())
+    telling = {order: square for order, square in squares.items() if np.mean(errors[order] != 0) > 0.5}
+    assert len(squares) >= 20 and len(telling) >= 14
     assert np.mean(list(squares.values())) <= 1
+    assert np.mean(list(telling.values())) <= 1
     assert abs(errors[worst]).max() <= 4, worst
     order = max(squares, key=squares.get)
     assert squares[order] <= 1.3**2, order
-    assert max(squares.values()) > 0.01  # something was there to be judged
+    for tail in range(min(map(len, errors.values()))):
+        assert np.mean([np.mean(np.square(errors[order][-1 - tail])) for order in telling]) <= 1.3**2, TAILS[-1 - tail]
+    assert min(telling.values()) > 0.01  # something was there to be judged
 
 
-@pytest.mark.parametrize("n_shards", [1, 2, 7, 64])
-@pytest.mark.parametrize("kind, k", [(ReqSketch, 12), (KllSketch, 64)])
-def test_errors_are_within_theory(kind, k, n_shards):
-    assert_within_theory(relative_errors(lambda n_units: kind(n_units, k, 1), 64, 24_000, n_shards, 5))
+@pytest.mark.parametrize("kind, k, n_units, n_shards", [(ReqSketch, 12, 256, 1), (ReqSketch, 12, 256, 9),
+                                                        (ReqSketch, 12, 64, 64), (KllSketch, 64, 64, 1),
+                                                        (KllSketch, 64, 64, 7), (KllSketch, 64, 64, 64)])  # fmt: skip
+def test_errors_are_within_theory(kind, k, n_units, n_shards):
+    assert_within_theory(relative_errors(lambda n: kind(n, k, 1), n_units, 24_000, n_shards, 5))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("n_shards", [1, 16, 64])
+@pytest.mark.parametrize("n_shards", [1, 2, 64])
 @pytest.mark.parametrize("kind, k", [(ReqSketch, 12), (ReqSketch, 24), (ReqSketch, 50), (KllSketch, 200),
                                      (KllSketch, 1024)])  # fmt: skip
 def test_errors_are_within_theory_for_many_units(kind, k, n_shards):
     assert_within_theory(relative_errors(lambda n_units: kind(n_units, k, 1), 256, 80_000, n_shards, 6))
 
 
-def peer_errors(make, read, n_units, n, seed):
-    """rms and number of errors of another implementation, in ranks, over all orders and tails."""
+def error_in_tails(make, read, n_units, n, n_shards, seed):
+    """rms of the errors of sketches of one unit, as shares of the tails, over all orders."""
     squares = []
     for order in ORDERS:
-        values = order(np.random.default_rng(seed), (n_units, n)).astype(np.float32)
+        rng = np.random.default_rng(seed)
+        values = order(rng, (n_units, n)).astype(np.float32)
+        shards = uneven_shards(values, n_shards, rng) if n_shards > 1 else [values]
         sketches = []
-        for row in values:
-            sketches.append(make())
-            sketches[-1].update(np.ascontiguousarray(row))
+        for unit in range(n_units):
+            forest = [make(unit) for _ in shards]
+            for sketch, shard in zip(forest, shards, strict=True):
+                sketch.update(np.ascontiguousarray(shard[unit]))
+            sketches.append(join(forest, np.random.default_rng((seed, unit))))
+        rows = np.sort(values, axis=1)
         for tail in TAILS:
             found = [read(sketch, 1 - float(tail)) for sketch in sketches]
-            squares.append((rank_errors(np.sort(values, axis=1), found, int(tail * n)) / n / float(tail)) ** 2)
+            squares.append((rank_errors(rows, found, int(tail * n)) / n / float(tail)) ** 2)
     return np.sqrt(np.mean(squares))
 
 
-@pytest.mark.parametrize("name, kind, k", [("req", ReqSketch, 24), ("kll", KllSketch, 200)])
-def test_errors_are_no_larger_than_those_of_datasketches(name, kind, k):
-    """Same k, same streams; relative to the tail."""
+def assert_no_worse_than_datasketches(name, kind, k, n_units, n, n_shards):
+    """Same k, same streams, same shards and trees; a few per cent apart, as their coins differ from run to run."""
     peers = pytest.importorskip("datasketches")
-    n_units, n = 24, 24_000
 
     class Ours:
-        def __init__(self):
-            self.sketch = kind(1, k, next(seeds))
+        def __init__(self, unit):
+            self.sketch = kind(1, k, unit)
 
         def update(self, row):
             self.sketch.update(row[None, None])
 
-    seeds = iter(range(10**6))
-    make = {"req": lambda: peers.req_floats_sketch(k, True), "kll": lambda: peers.kll_floats_sketch(k)}[name]
-    theirs = peer_errors(make, lambda sketch, q: sketch.get_quantile(q), n_units, n, 3)
-    ours = peer_errors(Ours, lambda one, q: one.sketch.quantile(round(q, 9))[0], n_units, n, 3)
-    assert ours <= 1.05 * theirs, (ours, theirs)  # their coins differ from run to run
+        def merge(self, other):
+            self.sketch.merge(other.sketch)
+
+    make = {"req": lambda unit: peers.req_floats_sketch(k, True), "kll": lambda unit: peers.kll_floats_sketch(k)}[name]
+    theirs = error_in_tails(make, lambda sketch, q: sketch.get_quantile(q), n_units, n, n_shards, 3)
+    ours = error_in_tails(Ours, lambda one, q: one.sketch.quantile(round(q, 9))[0], n_units, n, n_shards, 3)
+    assert ours <= 1.05 * theirs, (ours, theirs)
+
+
+@pytest.mark.parametrize("n_shards", [1, 7])
+@pytest.mark.parametrize("name, kind, k", [("req", ReqSketch, 24), ("kll", KllSketch, 200)])
+def test_errors_are_no_larger_than_those_of_datasketches(name, kind, k, n_shards):
+    assert_no_worse_than_datasketches(name, kind, k, 24, 24_000, n_shards)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("n_shards", [1, 16])
+@pytest.mark.parametrize("k", [12, 24, 50])
+def test_req_errors_are_no_larger_than_those_of_datasketches_for_many_units(k, n_shards):
+    assert_no_worse_than_datasketches("req", ReqSketch, k, 256, 40_000, n_shards)
 
 
 # What is exact
@@ -485,29 +512,3 @@ def test_what_does_not_fit_is_refused():
             sketch.tail_threshold(share)
     with pytest.raises(ValueError, match="NaN"):
         sketch.rank(np.nan)
-
-
-@pytest.mark.parametrize("kind", CLASSES)
-def test_a_damaged_state_is_refused(kind):
-    arrays = fill(kind(3, 24), normal(np.random.default_rng(0), (3, 9000))).to_arrays()
-    kind.from_arrays(arrays)
-    for name in arrays:
-        with pytest.raises(ValueError):
-            kind.from_arrays({key: value for key, value in arrays.items() if key != name})
-        if arrays[name].ndim:
-            with pytest.raises(ValueError):
-                kind.from_arrays(arrays | {name: arrays[name][:-1]})
-            with pytest.raises(ValueError):
-                kind.from_arrays(arrays | {name: arrays[name][..., :-1]})
-    shape = arrays["shape"]
-    for position, value, message in ((0, 9, "version 9"), (1, 4, "counts"), (2, 25, "even"), (3, -1, "seed"),
-                                     (4, 9001, "fit together")):  # fmt: skip
-        changed = shape.copy()
-        changed[position] = value
-        with pytest.raises(ValueError, match=message):
-            kind.from_arrays(arrays | {"shape": changed})
-    for text in ("other float32", f"{kind.kind} float64", kind.kind):
-        with pytest.raises(ValueError):
-            kind.from_arrays(arrays | {"kind": np.array(text)})
-    with pytest.raises(ValueError, match="order"):
-        kind.from_arrays(arrays | {"keys": arrays["keys"][:, ::-1]})

@@ -14,13 +14,17 @@ from streamdissect.quantile import (
     BufferedTail,
     Refinement,
     find_thresholds,
-    needs_refinement,
     tail_rank,
     tail_threshold,
 )
 
-KINDS = [(BinnedTail, np.float16), (BufferedTail, np.float32), (BinnedTail, np.float32)]
-IDS = ["float16 bins", "float32 buffer", "float32 bins, refined"]
+from .oracle import METHODS
+
+KINDS = {name: METHODS[name] for name in ("float16 bins", "float32 buffer", "float32 bins", "float16 histogram",
+                                         "float32 histogram")}  # fmt: skip
+IN_ONE_PASS = {name: kind for name, kind in KINDS.items() if kind.new().is_exact}
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+exact_in_one_pass = pytest.mark.parametrize("kind", IN_ONE_PASS.values(), ids=IN_ONE_PASS)
 POOL = [0.0, -0.0, 1.0, 1.0, 1.5, -2.0, 6.0, 6.0, 6e-8, -6e-8, 65504.0, 0.1, 0.10001]
 
 
@@ -36,30 +40,23 @@ def same_width(many):
 
 def thresholds_of(streams, tail, values):
     """Thresholds, with a second pass where the streams need one."""
-    if not needs_refinement(streams):
+    if streams.is_exact:
         return find_thresholds(streams, tail)
     parts = []
     for first in range(0, streams.n_units, 2):
-        refinement = Refinement(streams, streams.ranks(tail), first, min(2, streams.n_units - first))
+        refinement = Refinement(streams, [tail], range(first, min(first + 2, streams.n_units)))
         for block in values:
             refinement.update(block)
-        parts.append(refinement.thresholds())
+        parts.append([each[0] for each in refinement.thresholds()])
     return find_thresholds(streams, tail, tuple(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def stream(kind, dtype, values, capacity):
-    streams = kind(values[0].shape[1], capacity, dtype)
-    for block in values:
-        streams.update(block)
-    return streams
-
-
-@pytest.mark.parametrize("kind, dtype", KINDS, ids=IDS)
+@every_kind
 @given(data=st.data(), p=st.fractions(Fraction(1, 200), Fraction(199, 200), max_denominator=200))
-def test_thresholds_equal_the_definition(kind, dtype, data, p):
-    values = data.draw(blocks(dtype))
+def test_thresholds_equal_the_definition(kind, data, p):
+    values = data.draw(blocks(kind.dtype))
     n = sum(block[:, 0].size for block in values)
-    found = thresholds_of(stream(kind, dtype, values, tail_rank(p, n) + 1), p, values)
+    found = thresholds_of(kind.of(*values, capacity=tail_rank(p, n) + 1), p, values)
     for k in range(3):
         unit = np.concatenate([block[:, k].ravel() for block in values]) + 0
         expected = tail_threshold(unit, p)
@@ -73,17 +70,17 @@ def test_thresholds_equal_the_definition(kind, dtype, data, p):
         assert bool(found.flags[k] & 8) == (found.m[k] == 0)
 
 
-@pytest.mark.parametrize("kind, dtype", KINDS, ids=IDS)
+@every_kind
 @given(data=st.data(), capacity=st.integers(1, 40))
-def test_any_division_and_order_gives_the_same_state(kind, dtype, data, capacity):
-    values = data.draw(blocks(dtype))
-    whole = stream(kind, dtype, values, capacity)
+def test_any_division_and_order_gives_the_same_state(kind, data, capacity):
+    values = data.draw(blocks(kind.dtype))
+    whole = kind.of(*values, capacity=capacity)
     cut = data.draw(st.integers(0, len(values)))
     order = data.draw(st.permutations(values))
-    parts = [kind(3, capacity, dtype), kind(3, capacity, dtype)]
+    parts = [kind.new(capacity, 3), kind.new(capacity, 3)]
     for i, block in enumerate(order):
         parts[i >= cut].update(block[::-1])
-    saved = kind.from_arrays(parts[0].to_arrays())
+    saved = type(whole).from_arrays(parts[0].to_arrays())
     saved.merge(parts[1])
     expected = whole.to_arrays()
     for name, array in saved.to_arrays().items():
@@ -99,56 +96,44 @@ def test_the_worked_example():
         ((1, 200), 0, 102, 0, 8),
         ((13, 25), 13, 82, 13, 0),
     ):
-        found = find_thresholds(stream(BinnedTail, np.float16, [values], 14), Fraction(*p))
+        found = find_thresholds(METHODS["float16 bins"].of(values, capacity=14), Fraction(*p))
         got = (found.m[0], found.threshold[0], found.n_above[0], found.flags[0])
         assert got == (m, threshold, n_above, flag)
 
 
-@pytest.mark.parametrize("kind, dtype", KINDS, ids=IDS)
-def test_every_image_twice_leaves_the_threshold(kind, dtype):
-    values = [np.random.default_rng(0).standard_normal((20, 5, 30)).astype(dtype)]
+@every_kind
+def test_every_image_twice_leaves_the_threshold(kind):
+    values = [np.random.default_rng(0).standard_normal((20, 5, 30)).astype(kind.dtype)]
     p = Fraction(1, 40)
-    once = thresholds_of(stream(kind, dtype, values, tail_rank(p, 600) + 1), p, values)
-    twice = thresholds_of(stream(kind, dtype, values * 2, tail_rank(p, 1200) + 1), p, values * 2)
+    once = thresholds_of(kind.of(*values, capacity=tail_rank(p, 600) + 1), p, values)
+    twice = thresholds_of(kind.of(*values, *values, capacity=tail_rank(p, 1200) + 1), p, values * 2)
     assert_array_equal(once.threshold, twice.threshold)
     assert_array_equal(2 * once.m, twice.m)
 
 
-@pytest.mark.parametrize("kind, dtype", KINDS, ids=IDS)
-def test_a_monotone_map_maps_the_threshold(kind, dtype):
-    values = [np.random.default_rng(1).standard_normal((20, 5, 30)).astype(dtype)]
+@every_kind
+def test_a_monotone_map_maps_the_threshold(kind):
+    values = [np.random.default_rng(1).standard_normal((20, 5, 30)).astype(kind.dtype)]
     p = Fraction(1, 40)
-    before = thresholds_of(stream(kind, dtype, values, 20), p, values)
-    after = thresholds_of(stream(kind, dtype, [4 * v for v in values], 20), p, [4 * v for v in values])
+    before = thresholds_of(kind.of(*values, capacity=20), p, values)
+    after = thresholds_of(kind.of(*(4 * v for v in values), capacity=20), p, [4 * v for v in values])
     assert_array_equal(4 * before.threshold, after.threshold)
     assert_array_equal(before.n_above, after.n_above)
 
 
-@pytest.mark.parametrize("kind, dtype", KINDS[:2], ids=IDS[:2])
-def test_nan_and_infinity(kind, dtype):
-    values = np.array([[[np.nan, 1, 2, np.inf, 3, -np.inf, -0.0]], [[np.nan] * 7]], dtype)
-    streams = kind(1, 4, dtype)
+@exact_in_one_pass
+def test_nan_and_infinity(kind):
+    values = np.array([[[np.nan, 1, 2, np.inf, 3, -np.inf, -0.0]], [[np.nan] * 7]], kind.dtype)
+    streams = kind.new(4, 1)
     highest = streams.update(values)
     assert highest[1, 0] == -(2**31) and streams.values_of(highest[:1, 0])[0] == np.inf
     found = find_thresholds(streams, Fraction(1, 2))
     assert (found.n[0], found.m[0], found.threshold[0], found.n_above[0]) == (6, 3, 1.0, 3)
     assert (found.n_nonfinite[0], found.n_zero[0], found.flags[0]) == (10, 1, 16)
     assert (found.vmin[0], found.vmax[0]) == (-np.inf, np.inf)
-    nothing = kind(1, 4, dtype)
-    nothing.update(values[1:])
+    nothing = kind.of(values[1:], capacity=4)
     found = find_thresholds(nothing, Fraction(1, 2))
     assert found.n[0] == 0 and np.isnan(found.threshold[0]) and found.flags[0] & 1
-
-
-def test_refinement_leaves_a_unit_of_nan_alone():
-    values = np.random.default_rng(0).standard_normal((6, 3, 40)).astype(np.float32)
-    values[:, 1] = np.nan
-    for thresholds in ((BinnedTail, 50), (BufferedTail, 50)):
-        found = thresholds_of(stream(thresholds[0], np.float32, [values], thresholds[1]), Fraction(1, 10), [values])
-        assert np.isnan(found.threshold[1]) and found.n_above[1] == 0
-        assert_array_equal(
-            found.threshold[[0, 2]], [tail_threshold(values[:, k].ravel(), Fraction(1, 10)) for k in (0, 2)]
-        )
 
 
 def test_counts_that_a_bin_cannot_hold_are_refused():
@@ -164,7 +149,7 @@ def test_many_bins_take_more_pages():
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)]
     values = np.stack([every, every[::-1]]).reshape(1, 2, -1)
-    streams = stream(BinnedTail, np.float16, [values] * 2, 4 * every.size)  # nothing is forgotten
+    streams = METHODS["float16 bins"].of(values, values, capacity=4 * every.size)  # nothing is forgotten
     for m in (0, 1, 1000, 2 * every.size - 1):
         keys, n_above = streams.tail_keys(np.array([m, m]))
         expected = np.sort(np.repeat(every + 0, 2))[::-1][m]
@@ -223,22 +208,6 @@ def test_what_does_not_fit_is_refused():
             tail_threshold(nothing, Fraction(1, 2))
 
 
-@pytest.mark.parametrize("kind, dtype", KINDS[:2], ids=IDS[:2])
-def test_a_damaged_state_is_refused(kind, dtype):
-    streams = stream(kind, dtype, [np.random.default_rng(0).standard_normal((9, 3, 4)).astype(dtype)], 7)
-    arrays = streams.to_arrays()
-    for name in arrays:
-        with pytest.raises(ValueError):
-            kind.from_arrays({key: value for key, value in arrays.items() if key != name})
-        if arrays[name].ndim:
-            with pytest.raises(ValueError):
-                kind.from_arrays(arrays | {name: arrays[name][:-1]})
-    with pytest.raises(ValueError, match="version 9"):
-        kind.from_arrays(arrays | {"shape": np.array([9, *arrays["shape"][1:]])})
-    with pytest.raises(ValueError):
-        kind.from_arrays(arrays | {"kind": np.array("other float16")})
-
-
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_long_streams_in_hostile_order(seed):
@@ -247,6 +216,7 @@ def test_long_streams_in_hostile_order(seed):
     if seed % 2:
         values = values[::-1, :, ::-1].copy()
     p = Fraction(1, 50)
-    for dtype, kind in ((np.float16, BinnedTail), (np.float32, BufferedTail)):
-        found = find_thresholds(stream(kind, dtype, [values.astype(dtype)], tail_rank(p, values.size) + 1), p)
+    for kind in KINDS.values():
+        same = values.astype(kind.dtype)
+        found = thresholds_of(kind.of(same, capacity=tail_rank(p, values.size) + 1), p, [same])
         assert found.threshold[0] == tail_threshold(values.ravel(), p)

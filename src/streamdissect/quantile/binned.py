@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tally import Arrays
-from .paged import N_BINS, PAGE, PagedBins
-from .streams import UnitStreams, ragged
+from .paged import N_BINS, PAGE, PagedBins, saved_bins
+from .streams import UnitStreams, whole
 
 LARGEST_CAPACITY = 2**32 - 2**28
 """Bins hold at most the capacity and the values of one map more, in 32 bits."""
@@ -116,16 +116,23 @@ class BinnedTail(UnitStreams, PagedBins):
         code, count = copy._sparse()
         return {
             "bound": copy._bound,
+            "above": copy._n_above,
             "pointer": np.searchsorted(code, np.arange(self.n_units + 1) * N_BINS).astype(np.int64),
             "bin": (code % N_BINS).astype(np.uint16),
             "count": count.astype(np.uint32),
         }
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        pointer = ragged(arrays, self.n_units, "bin", "count")
-        if arrays["bound"].shape != (self.n_units,):
-            raise ValueError("saved bounds are cut")
-        code = np.repeat(np.arange(self.n_units) * N_BINS, np.diff(pointer)) + arrays["bin"].astype(np.int64)
-        if np.any(np.diff(code) <= 0):
-            raise ValueError("saved bins are out of order")
-        self._fill(code, arrays["count"].astype(np.int64), arrays["bound"].astype(np.int32))
+        pointer, code, count = saved_bins(arrays, self.n_units, 2**32 - 1)
+        bound = whole(arrays, "bound", (self.n_units,), NO_BOUND, N_BINS // 2)
+        n_above = whole(arrays, "above", (self.n_units,), 0, self.capacity)
+        lowest, highest = self.extremes.astype(np.int64) >> self.shift
+        total = np.diff(np.concatenate([[0], np.cumsum(count)])[pointer])
+        top = np.where(np.diff(pointer) > 0, np.append(code, 0)[pointer[1:] - 1] % N_BINS - N_BINS // 2, bound)
+        below = np.append(code, 0)[pointer[:-1]] % N_BINS - N_BINS // 2 <= bound
+        is_whole = np.where(bound == NO_BOUND, total == self.n, (total < self.capacity) & (total < self.n))
+        is_whole &= (total == n_above) & np.where(self.n > 0, top == highest, total == 0)
+        is_whole &= (bound == NO_BOUND) | ((lowest <= bound) & (self.n >= self.capacity))
+        if not is_whole.all() or np.any(below & (np.diff(pointer) > 0)):
+            raise ValueError("the saved streams do not hold their largest values")
+        self._fill(code, count, bound.astype(np.int32))

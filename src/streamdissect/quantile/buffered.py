@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..tally import Arrays
 from .keys import FLOAT32, NO_KEY
-from .streams import UnitStreams, ragged
+from .streams import UnitStreams, ragged, whole
 
 SLACK = 64
 """Values the kernel appends at a time."""
@@ -51,8 +51,7 @@ class BufferedTail(UnitStreams):
         """Memory of the state, of all units."""
         return sum(a.nbytes for a in (self._keys, self._filled, self._bound, self.counts, self.extremes))
 
-    def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Key of the (m+1)-th largest value of each unit, and how many values lie above it."""
+    def _tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         found, n_above = np.zeros(m.shape, np.int64), np.zeros(m.shape, np.int64)
         for unit in np.flatnonzero(self.n > 0).tolist():
             keys = self.largest(unit)
@@ -70,7 +69,7 @@ class BufferedTail(UnitStreams):
         for unit, key in enumerate(keys.tolist()):
             kept = self.largest(unit)
             above[unit] = np.count_nonzero(kept > key)
-            if above[unit] == self.capacity:
+            if above[unit] == self.capacity < self.n[unit]:
                 raise ValueError(f"a rank beyond the {self.capacity} values that were kept")
         return above
 
@@ -92,10 +91,15 @@ class BufferedTail(UnitStreams):
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         pointer = ragged(arrays, self.n_units, "keys")
-        if np.diff(pointer).max() > self.capacity:
-            raise ValueError("saved streams hold more than their capacity")
+        if np.any(np.diff(pointer) != np.minimum(self.n, self.capacity)):
+            raise ValueError("the saved streams do not hold their largest values, as many as their capacity")
+        keys = whole(arrays, "keys", (-1,), NO_KEY, -NO_KEY - 1)
         for unit in range(self.n_units):
-            self._hold(unit, arrays["keys"][pointer[unit] : pointer[unit + 1]].astype(np.int32))
+            row = keys[pointer[unit] : pointer[unit + 1]]
+            lowest, highest = self.extremes[:, unit]
+            if np.any(np.diff(row) > 0) or (len(row) and (row[0] != highest or row[-1] < lowest)):
+                raise ValueError("saved keys are out of order")
+            self._hold(unit, row.astype(np.int32))
 
 
 def room(capacity: int) -> int:

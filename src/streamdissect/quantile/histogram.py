@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tally import Arrays
-from .paged import N_BINS, PAGE, UNITS_AT_ONCE, PagedBins
-from .streams import ragged
+from .keys import INFINITY_KEYS
+from .paged import N_BINS, PAGE, UNITS_AT_ONCE, PagedBins, saved_bins
 
 MOST_IN_PAGES = 2**32 - 1
 """A bin of a page counts so far; longer streams carry over."""
+PAGES_AT_ONCE = 1 << 14
+"""Filled together when a state is restored."""
 
 
 class Histogram(PagedBins):
@@ -46,8 +48,8 @@ class Histogram(PagedBins):
 
     @staticmethod
     def state_bytes(n_units: int) -> int:
-        """The most memory that the state can take, for streams of up to 2**32 values."""
-        return n_units * (4 * PAGE + PAGE * (4 * PAGE + 4))
+        """The most memory that the state can take, for streams of up to 2**32 values; a third may be vacant."""
+        return n_units * 4 * PAGE + (PAGE * n_units * 3 // 2 + PAGE) * (4 * PAGE + 4)
 
     @property
     def settings(self) -> tuple[int, ...]:
@@ -146,19 +148,31 @@ class Histogram(PagedBins):
         }
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        pointer = ragged(arrays, self.n_units, "bin", "count")
-        total = np.add.reduceat(np.append(arrays["count"].astype(np.int64), 0), pointer[:-1])
-        total = np.where(np.diff(pointer) > 0, total, 0)
-        if np.any(total + self.counts[2] != self.n):
+        pointer, code, count = saved_bins(arrays, self.n_units, 2**63 - 1)
+        total = np.diff(np.concatenate([[0], np.cumsum(count)])[pointer])
+        infinity = INFINITY_KEYS[self.dtype]
+        ends = np.array([infinity, -infinity - 1]) >> self.shift
+        infinite = np.where(np.isin(code % N_BINS - N_BINS // 2, ends), count, 0)
+        n_infinite = np.diff(np.concatenate([[0], np.cumsum(infinite)])[pointer])
+        if np.any(total + self.counts[2] != self.n) or np.any(n_infinite != self.counts[1]):
             raise ValueError("saved bins do not hold the values that were counted")
         self._n_in_pages = self.n_seen
         if self.n_seen > MOST_IN_PAGES:
             self._carry()
-        for unit, (begin, end) in enumerate(zip(pointer[:-1].tolist(), pointer[1:].tolist(), strict=True)):
-            bins = arrays["bin"][begin:end].astype(np.int64)
-            if np.any(np.diff(bins) <= 0):
-                raise ValueError("saved bins are out of order")
-            groups, row = np.unique(bins // PAGE, return_inverse=True)
+        group, row = np.unique(code // PAGE, return_inverse=True)
+        for begin in range(0, len(group), PAGES_AT_ONCE):
+            some = slice(*np.searchsorted(row, [begin, begin + PAGES_AT_ONCE]))  # both ascend
+            groups = group[begin : begin + PAGES_AT_ONCE]
             counts = np.zeros((len(groups), PAGE), np.int64)
-            counts[row, bins % PAGE] = arrays["count"][begin:end]
-            self._add(self._take_pages(np.full(len(groups), unit), groups), counts)
+            counts[row[some] - begin, code[some] % PAGE] = count[some]
+            self._add(self._take_pages(*np.divmod(groups, PAGE)), counts)
+        if np.any(self.extremes.astype(np.int64) >> self.shift != self._ends()):
+            raise ValueError("saved bins do not hold the values that were counted")
+
+    def _ends(self) -> NDArray[np.int64]:
+        """(2, K) lowest and highest bin; of a unit without numbers those of its extremes."""
+        ends = self.extremes.astype(np.int64) >> self.shift
+        for unit in np.flatnonzero(self.n > 0).tolist():
+            bins, _ = self.bins(unit)
+            ends[:, unit] = bins[-1], bins[0]
+        return ends

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
 BITS: dict[np.dtype[Any], np.dtype[Any]] = {FLOAT16: np.dtype(np.uint16), FLOAT32: np.dtype(np.uint32)}
+INFINITY_KEYS = {FLOAT16: 0x7C00, FLOAT32: 0x7F800000}
+"""Of +inf; that of -inf is one below its negative."""
 NO_KEY = -(2**31)
 """What the kernels give for a map without a number."""
 

@@ -18,7 +18,7 @@ LOWEST = 384
 """A sum is an integer of `LIMBS` limbs times 2**-LOWEST: squares of float32 reach from 2**-298 to 2**256."""
 CARRY_AFTER = 2**28
 """Additions to a limb, each below 2**33, before the limbs are brought below 2**32 again."""
-MAPS_AT_ONCE = 2**20
+VALUES_AT_ONCE = 2**20
 """Values that are squared together."""
 
 
@@ -43,8 +43,10 @@ class Moments:
     def update(self, block: NDArray[Any]) -> None:
         """Take in values (B, K, ...), float16 or float32."""
         n_units = len(self.n)
+        if not block.size:
+            return
         maps = block.reshape(*block.shape[:2], -1)
-        at_once = max(1, MAPS_AT_ONCE // max(1, maps[0].size)) if len(maps) else 1
+        at_once = max(1, VALUES_AT_ONCE // maps[0].size)
         for begin in range(0, len(maps), at_once):
             values = maps[begin : begin + at_once].reshape(-1, maps.shape[2]).astype(np.float64)
             is_finite = np.isfinite(values)

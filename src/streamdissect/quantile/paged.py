@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .keys import FLOAT16
-from .streams import Streams, share_of
+from .streams import Streams, ragged, share_of, whole
 
 PAGE = 256
 N_BINS = 65536
@@ -110,14 +110,13 @@ class PagedBins(Streams):
                 np.append(counts, self.n[unit] - reached[-1])[at],
             )
 
-    def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Key of the (m+1)-th largest value of each unit, for float32 the least of its bin; values above the bin."""
+    def _tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For float32 the least key of the bin, and the values above the bin."""
         found, n_above = np.zeros(m.shape, np.int64), np.zeros(m.shape, np.int64)
         for unit, (bins, above, _) in enumerate(self._iter_found(m)):
             edge = np.maximum(bins << self.shift, self.extremes[0, unit])
             found[..., unit], n_above[..., unit] = edge.reshape(m.shape[:-1]), above.reshape(m.shape[:-1])
-        empty = self.n == 0
-        return np.where(empty, 0, found), np.where(empty, 0, n_above)
+        return found, n_above
 
     def bracket(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """The ends of the bin of the (m+1)-th largest value, and how many values lie in it."""
@@ -130,7 +129,8 @@ class PagedBins(Streams):
         """The largest share of a unit's values in the bin that holds a threshold; 0 where a bin is one value."""
         if self.is_exact:
             return 0.0
-        inside = self.bracket(self.ranks(share_of(tail)))[2]
+        m = np.minimum(self.ranks(share_of(tail)), np.maximum(self.n - 1, 0))
+        inside = self.bracket(m)[2]
         return float((inside / np.maximum(self.n, 1)).max())
 
     def _above(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -149,3 +149,15 @@ class PagedBins(Streams):
         self._page_of[units[missing], groups[missing]] = self._vacant[self._n_vacant : self._n_vacant + len(missing)]
         pages: NDArray[np.int32] = self._page_of[units, groups]
         return pages
+
+
+def saved_bins(
+    arrays: Mapping[str, NDArray[Any]], n_units: int, most: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pointer (K + 1,), unit * N_BINS + bin and count (n,) of saved bins. ValueError where they are damaged."""
+    pointer = ragged(arrays, n_units, "bin", "count")
+    bins, count = whole(arrays, "bin", (-1,), 0, N_BINS - 1), whole(arrays, "count", (-1,), 1, most)
+    code = np.repeat(np.arange(n_units) * N_BINS, np.diff(pointer)) + bins
+    if np.any(np.diff(code) <= 0):
+        raise ValueError("saved bins are out of order")
+    return pointer, code, count

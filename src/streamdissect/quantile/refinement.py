@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..kernels import kernel_backend
 from .keys import FLOAT16, bits_of, keys_to_values
-from .streams import Streams
+from .streams import Streams, check_block
 
 POOL = 1 << 16
 """Values that are gathered before they are sorted; at least those of one map of each image of a block."""
@@ -54,8 +54,7 @@ class Refinement:
         self._pool, self._filled = np.zeros(POOL, np.int64), 0
         self._codes, self._many = np.zeros(0, np.int64), np.zeros(0, np.int64)
         """slot << 32 | key + 2**31 of the values between, ascending, and how often each came."""
-        self._n_seen = 0
-        self._n_expected = streams.n_seen
+        self._n_seen, self._n_expected, self._n_units = 0, streams.n_seen, streams.n_units
 
     @staticmethod
     def state_bytes(streams: Streams, tails: Sequence[Fraction]) -> NDArray[np.int64]:
@@ -67,6 +66,7 @@ class Refinement:
 
     def update(self, block: NDArray[Any]) -> None:
         """Take in the values (B, K, ...) that the streams have seen, all units of them."""
+        check_block(block, self._dtype, self._n_units)
         if not block.size:
             return
         bits = bits_of(block)

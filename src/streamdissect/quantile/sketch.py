@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.reference_sketch import GULP, LEVELS, compact, first_coins, levels_of, unit_seeds
+from ..kernels.reference_sketch import FILLER, GULP, LEVELS, compact, first_coins, levels_of, unit_seeds
 from ..tally import Arrays
-from .keys import FLOAT16, FLOAT32
-from .streams import Streams
+from .keys import FLOAT16, FLOAT32, NO_KEY
+from .streams import Streams, whole
 
 LEAST_K, LARGEST_K = 8, 2**16
 ROOM = 128
@@ -216,13 +216,18 @@ class Sketch(Streams):
         }
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        fill, turn = arrays["fill"], arrays["turn"]
-        keys, pending = arrays["keys"], arrays["pending"]
-        fits = fill.ndim == 1 and fill.shape == turn.shape and 1 <= len(fill) <= LEVELS and fill.min() >= 0
-        fits = fits and keys.shape == (self.n_units, fill.sum()) and arrays["coins"].shape == self._coins.shape
-        fits = fits and pending.ndim == 2 and len(pending) == self.n_units and pending.shape[1] < GULP
-        if not fits or pending.shape[1] + sum(n << level for level, n in enumerate(fill.tolist())) != self.n_seen:
+        fill, turn = whole(arrays, "fill", (-1,)), whole(arrays, "turn", (-1,), 0)
+        pending, keys = (whole(arrays, name, (self.n_units, -1), NO_KEY) for name in ("pending", "keys"))
+        fits = fill.shape == turn.shape and 1 <= len(fill) <= LEVELS and min(fill) >= 0 and keys.shape[1] == sum(fill)
+        if not fits or pending.shape[1] >= GULP:
             raise ValueError("the levels of the saved sketch do not fit together")
+        if pending.shape[1] + sum(n << level for level, n in enumerate(fill.tolist())) != self.n_seen:
+            raise ValueError("the levels of the saved sketch do not fit together")
+        highest = np.where(self.n > 0, self.extremes[1], FILLER)[:, None]
+        lowest = np.where(self.n > 0, self.extremes[0], FILLER)[:, None]
+        for some in (pending, keys):
+            if np.any((some > highest) | ((some < lowest) & (some != FILLER))):
+                raise ValueError("saved keys lie beyond the ends of their streams")
         self._fill, self._turn = fill.tolist(), turn.tolist()
         self._make_room(keys.shape[1])
         self._rows[:, : keys.shape[1]] = keys
@@ -230,7 +235,7 @@ class Sketch(Streams):
             raise ValueError("saved keys are out of order")
         self._n_pending = pending.shape[1]
         self._pending[:, : self._n_pending] = pending
-        self._coins = arrays["coins"].astype(np.uint32)
+        self._coins[...] = whole(arrays, "coins", self._coins.shape, 0, 2**32 - 1)
 
     # Ranks
 
@@ -238,17 +243,16 @@ class Sketch(Streams):
         """Of some units at a time: their keys (units, n) and how many values each stands for (n,)."""
         weights = np.repeat(1 << np.arange(len(self._fill)), self._fill)
         weights = np.concatenate([weights, np.ones(self._n_pending, np.int64)])
-        for begin in range(0, self.n_units, UNITS_AT_ONCE):
+        for begin in range(0, self.n_units if len(weights) else 0, UNITS_AT_ONCE):
             units = slice(begin, min(begin + UNITS_AT_ONCE, self.n_units))
             runs = [*self._levels(units), self._pending[units, : self._n_pending]]
             yield units, np.concatenate(runs, axis=1), weights
 
-    def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Key of about the (m+1)-th largest value of each unit, and about how many values lie above it."""
+    def _tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         shape, m = m.shape, m.reshape(-1, self.n_units)
         found, n_above = np.zeros(m.shape, np.int64), np.zeros(m.shape, np.int64)
         for units, keys, weights in self._weighted():
-            ranks = np.minimum(m[:, units], self.n[units] - 1)
+            ranks = m[:, units]
             order = np.argsort(keys, axis=1)[:, ::-1]
             falling, down_to = np.take_along_axis(keys, order, axis=1), np.cumsum(weights[order], axis=1)
             some = np.zeros_like(ranks)
@@ -262,14 +266,12 @@ class Sketch(Streams):
             for unit, descending in enumerate(-falling):
                 at = np.searchsorted(descending, -some[:, unit])
                 n_above[:, units.start + unit] = np.append(0, down_to[unit])[at]
-        empty = self.n == 0
-        return np.where(empty, 0, found).reshape(shape), np.where(empty, 0, n_above).reshape(shape)
+        return found.reshape(shape), n_above.reshape(shape)
 
     def bracket(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Keys of the ranks `BRACKET` standard errors to either side, and how many values lie between."""
-        n = np.maximum(self.n, 1)
-        off = [[BRACKET * self.standard_error(rank / each) * each for rank, each in zip(row, n.tolist(), strict=True)]
-               for row in m.reshape(-1, self.n_units).tolist()]  # fmt: skip
+        n, n_seen = np.maximum(self.n, 1), max(self.n_seen, 1)  # NaN take part in the error
+        off = [BRACKET * self.standard_error(rank / n_seen) * n_seen for rank in m.ravel().tolist()]
         reach = np.ceil(np.array(off)).astype(np.int64).reshape(m.shape)
         low, _ = self.tail_keys(np.minimum(m + reach, n - 1))
         high, _ = self.tail_keys(np.maximum(m - reach, 0))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..kernels import kernel_backend
 from ..tally import Arrays
-from .keys import BITS, bits_of, keys_at_most, keys_to_values
+from .keys import BITS, INFINITY_KEYS, NO_KEY, bits_of, keys_at_most, keys_to_values
 
 VERSION = 1
 
@@ -28,6 +28,12 @@ def share_of(number: Fraction | float) -> Fraction:
     if not 0 <= share <= 1:
         raise ValueError(f"{number}: a share is 0 to 1")
     return share
+
+
+def check_block(block: NDArray[Any], dtype: np.dtype[Any], n_units: int) -> None:
+    """ValueError for what is no block of values of these units."""
+    if block.dtype != dtype or block.ndim < 2 or block.shape[1] != n_units:
+        raise ValueError(f"a block is {dtype} (B, {n_units}, ...), not {block.dtype} {block.shape}")
 
 
 class Streams(ABC):
@@ -78,11 +84,10 @@ class Streams(ABC):
         int32 (B, K)
             Key of the largest value of each map, -2**31 where every value is NaN; see `values_of`.
         """
-        if block.dtype != self.dtype or block.ndim < 2 or block.shape[1] != self.n_units:
-            raise ValueError(f"a block is {self.dtype} (B, {self.n_units}, ...), not {block.dtype} {block.shape}")
-        highest = np.full(block.shape[:2], -(2**31), np.int32)
-        bits = bits_of(block)
-        if bits.size:
+        check_block(block, self.dtype, self.n_units)
+        highest = np.full(block.shape[:2], NO_KEY, np.int32)
+        if block.size:
+            bits = bits_of(block)
             self._update(bits, highest)
             self.n_seen += bits.shape[0] * bits.shape[2]
         return highest
@@ -118,7 +123,6 @@ class Streams(ABC):
         """By how much a rank may be wrong, as a share of all values, where the share `tail` lies above; 0: exact."""
         return 0.0
 
-    @abstractmethod
     def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Key of the (m+1)-th largest value, and how many values lie above it; both as good as `error_bound` says.
 
@@ -131,7 +135,26 @@ class Streams(ABC):
         -------
         int64, int64
             Of the shape of `m`; 0 where a unit has no number.
+
+        Raises
+        ------
+        ValueError
+            Ranks of another shape, beyond the values that came, or beyond those that were kept.
         """
+        self._check_ranks(m)
+        keys, n_above = self._tail_keys(m)
+        empty = self.n == 0
+        return np.where(empty, 0, keys), np.where(empty, 0, n_above)
+
+    def _check_ranks(self, m: NDArray[np.int64]) -> None:
+        if m.ndim not in (1, 2) or m.shape[-1] != self.n_units:
+            raise ValueError(f"ranks are (R, {self.n_units}) or ({self.n_units},), not {m.shape}")
+        if np.any(m < 0) or np.any(m >= np.maximum(self.n, 1)):
+            raise ValueError(f"a rank of {m.min()} to {m.max()}: they go from 0 to the number of values less one")
+
+    @abstractmethod
+    def _tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `tail_keys`; whatever where a unit has no number."""
 
     @abstractmethod
     def bracket(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -158,7 +181,8 @@ class Streams(ABC):
         ValueError
             `tail` is no share, or so many values were not kept.
         """
-        keys, _ = self.tail_keys(np.clip(self.ranks(share_of(tail)), 0, np.maximum(self.n - 1, 0)))
+        m = Streams.ranks(self, share_of(tail))
+        keys, _ = self.tail_keys(np.minimum(m, np.maximum(self.n - 1, 0)))
         return np.where(self.n > 0, self.values_of(keys.astype(np.int32)), np.float32(np.nan))
 
     def quantile(self, q: Fraction | float) -> NDArray[np.float32]:
@@ -204,12 +228,13 @@ class Streams(ABC):
             raise ValueError("the rank of NaN was asked for")
         keys = keys_at_most(bounds, self.dtype)
         lowest, highest = self.extremes
-        found = self.n - self._above(np.clip(keys, lowest, highest))
-        return np.clip(np.where(keys >= highest, self.n, np.where(keys < lowest, 0, found)), 0, self.n)
+        is_between = (keys >= lowest) & (keys < highest)
+        found = self.n - self._above(np.where(is_between, keys, highest))
+        return np.where(is_between, np.clip(found, 0, self.n), np.where(keys < lowest, 0, self.n))
 
     @abstractmethod
     def _above(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(K,) values with larger keys than these, which lie between the extremes. ValueError where not kept."""
+        """(K,) values with larger keys than these, which are no less than the lowest. ValueError where not kept."""
 
     def vmin(self) -> NDArray[np.float32]:
         """(K,) smallest value; NaN where there is none."""
@@ -258,20 +283,45 @@ class Streams(ABC):
         """Inverse of `to_arrays`; ValueError for a state that is cut or of another kind or version."""
         try:
             kind, _, dtype = str(arrays["kind"]).partition(" ")
-            version, *settings, n_seen = (int(v) for v in arrays["shape"])
+            version, *settings, n_seen = whole(arrays, "shape", (-1,)).tolist()
             if (kind, version) != (cls.kind, VERSION):
                 raise ValueError(f"state {kind} of version {version}, expected {cls.kind} of {VERSION}")
             make: Callable[..., Self] = cls  # each class has its settings
             streams = make(*settings, dtype, backend)
             streams.n_seen = n_seen
-            for name in ("counts", "extremes"):
-                if arrays[name].shape != getattr(streams, name).shape:
-                    raise ValueError(f"{name} of shape {arrays[name].shape}")
-                getattr(streams, name)[...] = arrays[name]
+            streams.counts[...] = whole(arrays, "counts", streams.counts.shape, 0, n_seen)
+            streams.extremes[...] = whole(arrays, "extremes", streams.extremes.shape, NO_KEY, -NO_KEY - 1)
+            streams._check_facts()
             streams._restore(arrays)
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"saved streams are cut: {error}") from error
         return streams
+
+    def _check_facts(self) -> None:
+        """ValueError where counts and extremes cannot be those of so many values."""
+        lowest, highest = self.extremes.astype(np.int64)
+        infinity = INFINITY_KEYS[self.dtype]
+        is_empty = (lowest == -NO_KEY - 1) & (highest == NO_KEY)
+        is_range = (-infinity - 1 <= lowest) & (lowest <= highest) & (highest <= infinity)
+        if not np.all(np.where(self.n > 0, is_range, is_empty)) or np.any(self.counts.sum(axis=0) > self.n_seen):
+            raise ValueError("the counts and the ends of the saved streams do not fit together")
+
+
+def whole(
+    arrays: Mapping[str, NDArray[Any]],
+    name: str,
+    shape: tuple[int, ...],
+    low: int = -(2**63),
+    high: int = 2**63 - 1,
+) -> NDArray[np.int64]:
+    """A saved array of whole numbers within bounds, -1: of any length. ValueError for another."""
+    array = np.asarray(arrays[name])
+    fits = array.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, array.shape, strict=True))
+    if array.dtype.kind not in "iu" or not fits:
+        raise ValueError(f"saved {name} are {array.dtype} {array.shape}, expected whole numbers {shape}")
+    if array.size and (int(array.min()) < low or int(array.max()) > high):
+        raise ValueError(f"saved {name} go from {array.min()} to {array.max()}, expected {low} to {high}")
+    return array.astype(np.int64)
 
 
 class UnitStreams(Streams):
@@ -307,11 +357,16 @@ class UnitStreams(Streams):
             raise ValueError(f"tail {tail} asks for rank {m.max()}, only {self.capacity} values were kept")
         return m
 
+    def _check_ranks(self, m: NDArray[np.int64]) -> None:
+        super()._check_ranks(m)
+        if m.size and m.max() >= self.capacity:
+            raise ValueError(f"rank {m.max()} was asked for, only the {self.capacity} largest values were kept")
+
 
 def ragged(arrays: Mapping[str, NDArray[Any]], n_units: int, *names: str) -> NDArray[np.int64]:
     """(K + 1,) pointer of ragged rows, checked against the arrays it points into."""
-    pointer = arrays["pointer"].astype(np.int64)
-    ends_right = pointer.shape == (n_units + 1,) and pointer[0] == 0 and bool(np.all(np.diff(pointer) >= 0))
-    if not ends_right or any(arrays[name].shape != (pointer[-1],) for name in names):
+    pointer = whole(arrays, "pointer", (n_units + 1,), 0)
+    ends_right = pointer[0] == 0 and bool(np.all(np.diff(pointer) >= 0))
+    if not ends_right or any(np.shape(arrays[name]) != (pointer[-1],) for name in names):
         raise ValueError("the rows of the saved streams do not fit together")
     return pointer
