@@ -2,18 +2,57 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 
+from streamdissect.kernels import threshold_keys
 from streamdissect.measure.counters import Counters
-from streamdissect.measure.planes import image_planes
+from streamdissect.measure.planes import image_planes, plane_batch
 
-from .cases import CASES, data_of
-from .contenders import CONTENDERS, OURS
+from .cases import CASES, Case, data_of
+from .contenders import CONTENDERS, OURS, kernels_of
+
+LARGE_GRIDS = [Case("sparse 128 x 28x28", 8, 128, (28, 28)), Case("sparse 64 x 56x56", 8, 64, (56, 56))]
+LOOP = {name: make for name, make in CONTENDERS.items() if not name.startswith("torch")}
+PAIRS = [(name, case) for cases, some in ((CASES, CONTENDERS), (LARGE_GRIDS, LOOP)) for case in cases for name in some]
+"""Large grids without torch: enlarging takes it as long whatever the grid."""
+
+
+def first_available():
+    """The fastest of ours that there is."""
+    for contender in OURS:
+        try:
+            kernels_of(contender)
+        except ImportError:
+            continue
+        return contender
+    raise AssertionError("Numba is always there")
+
+
+def note_of(case):
+    """What decides the speed, and what is read."""
+    n_bytes = 2 * case.grid[0] * case.grid[1]
+    return f"active maps {data_of(case).active_share:.0%}, {n_bytes} bytes each"
+
+
+def describe(benchmark, case, contender, n, note=""):
+    """What is printed, and what is kept with the figures."""
+    benchmark.extra_info.update(
+        contender=contender,
+        n=n,
+        unit="map",
+        note=note or note_of(case),
+        ns_per_map=1e9 * benchmark.stats.stats.median / n,
+        grid=case.grid,
+        mask=case.mask,
+        n_images=case.n_images,
+        n_units=case.n_units,
+        map_bytes=2 * case.grid[0] * case.grid[1],
+    )
 
 
 @pytest.mark.benchmark(min_rounds=3, max_time=0.4, warmup=False)
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("contender, case", PAIRS, ids=str)
 def test_count(benchmark, contender, case):
     try:
         count = CONTENDERS[contender](case)
@@ -22,9 +61,7 @@ def test_count(benchmark, contender, case):
     check(count(), case, exactly=contender in OURS)
     benchmark.group = f"count {case}"
     benchmark(count)
-    benchmark.extra_info.update(
-        contender=contender, n=case.n_maps, unit="map", note=f"active maps {data_of(case).active_share:.0%}"
-    )
+    describe(benchmark, case, contender, case.n_maps)
 
 
 def check(rows, case, exactly):
@@ -43,10 +80,80 @@ def check(rows, case, exactly):
         assert reference.unit_area_all[:2].all()
         assert_array_equal(rows[:, units], reference.rows)
     else:
-        expected = CONTENDERS["cython"](case)()
+        expected = CONTENDERS[first_available()](case)()
         difference = np.abs(rows - expected)
         assert (difference <= 100 + expected // 100).all()
         assert difference.sum() <= expected.sum() / 1000
+
+
+COPIES = 32
+"""Of the maps of a case, one after the other: 88 MB of float32, more than caches hold."""
+READ_FLOATS = 1 << 26
+"""256 MB."""
+
+
+def prepared(case, copies, dtype):
+    """(maps, thresholds, keys, weights, labels) of a case, images repeated."""
+    data = data_of(case)
+    maps = np.tile(data.maps.astype(dtype), (copies, 1, 1, 1))
+    return maps, threshold_keys(data.thresholds, False), data.weights[case.mask], plane_batch(data.planes * copies)
+
+
+@pytest.mark.benchmark(min_rounds=3, max_time=0.4, warmup=False)
+@pytest.mark.parametrize("contender", (*OURS, "sum of a large float32 array"))
+def test_count_from_memory(benchmark, contender):
+    """float32 maps that no cache holds, and how long it takes merely to read as many bytes."""
+    case = CASES[0]
+    benchmark.group = f"count {case}, float32 from memory"
+    if contender in OURS:
+        try:
+            kernels, take_level = kernels_of(contender)
+        except ImportError as error:
+            pytest.skip(str(error))
+        maps, bounds, weights, planes = prepared(case, COPIES, np.float32)
+        labels, rules = kernels.prepare(planes), data_of(case).rules
+        shapes = (rules.n_rows, case.n_units), (rules.n_concepts, case.n_units), case.n_units
+        counters = [np.zeros(shape, np.int64) for shape in shapes]
+        take_level()
+        kernels.count_maps(maps, *bounds, False, *weights, labels, 0, case.n_units, *counters)
+        assert_array_equal(counters[0], COPIES * CONTENDERS[first_available()](case)())
+        take_level()
+        benchmark(kernels.count_maps, maps, *bounds, False, *weights, labels, 0, case.n_units, *counters)
+        n = COPIES * case.n_maps
+    else:
+        values = torch.ones(READ_FLOATS)
+        assert benchmark(torch.sum, values) == READ_FLOATS
+        n = READ_FLOATS / (case.grid[0] * case.grid[1])
+    describe(benchmark, case, contender, n, "as many bytes are read")
+
+
+@pytest.mark.benchmark(min_rounds=5, max_time=0.3, warmup=False)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("level", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("settles", [True, False], ids=["exact", "filter alone"])
+def test_what_exactness_costs(benchmark, settles, level, case):
+    """Counting as it is, and with the float32 filter alone, whose masks are nearly the same."""
+    try:
+        kernels, take_level = kernels_of(f"cython {level}")
+    except ImportError as error:
+        pytest.skip(str(error))
+    maps, bounds, weights, planes = prepared(case, 1, np.float16)
+    (labels, most_planes), rules = kernels.prepare(planes), data_of(case).rules
+    shapes = (rules.n_rows, case.n_units), (rules.n_concepts, case.n_units), case.n_units
+    counters = [np.zeros(shape, np.int64) for shape in shapes]
+    half = maps.reshape(*maps.shape[:2], -1).view(np.uint16)
+    axes = [kernels._axis(axis) for axis in weights]
+    margin = kernels._counting.MARGIN if settles else 0.0
+    arguments = half, None, *bounds, False, *axes, labels, most_planes, 0, case.n_units, *counters, margin
+    take_level()
+    kernels._counting.count_maps(*arguments)
+    expected = CONTENDERS[first_available()](case)()
+    difference = np.abs(counters[0] - expected)
+    assert not difference.any() if settles else difference.sum() <= expected.sum() / 1000
+    benchmark.group = f"exactness at {level}, {case}"
+    take_level()
+    benchmark(kernels._counting.count_maps, *arguments)
+    describe(benchmark, case, "exact" if settles else "filter alone", case.n_maps)
 
 
 @pytest.mark.benchmark(min_rounds=3, max_time=0.4, warmup=False)

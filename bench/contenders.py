@@ -8,7 +8,9 @@ in one thread.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -25,13 +27,29 @@ UNITS = 256
 """Units that torch enlarges at a time: 13 MB of float32 at 112 x 112. All 2048 at once took half as long again."""
 
 
-def ours(case: Case, backend: str) -> Callable[[], np.ndarray]:
+def kernels_of(contender: str) -> tuple[ModuleType, Callable[[], None]]:
+    """The kernels of a contender, `numba` or Cython at a level, `cython avx2`; and what to call before they work.
+
+    ImportError where there is no such thing.
+    """
+    name, _, level = contender.partition(" ")
+    module = kernel_backend(name)
+    if not level:
+        return module, lambda: None
+    if level not in module.levels():
+        raise ImportError(f"cython has no level {level} here")
+    return module, functools.partial(module.use_level, level)
+
+
+def ours(case: Case, contender: str) -> Callable[[], np.ndarray]:
     """Counters.add on float16, labels as the cached planes."""
-    kernel_backend(backend)
+    _, take_level = kernels_of(contender)
+    backend = contender.split()[0]
     data = data_of(case)
     counters = Counters(case.n_units, data.rules.n_concepts, data.rules.n_categories)
 
     def count() -> np.ndarray:
+        take_level()
         counters.add(data.maps, data.thresholds, data.planes, data.weights, backend=backend)
         return counters.rows
 
@@ -114,11 +132,11 @@ def unit_loop(case: Case) -> Callable[[], np.ndarray]:
     return count
 
 
+OURS = ("cython avx512", "cython avx2", "cython portable", "numba")
+"""Cython at each level of its loops, fastest first, and Numba."""
 CONTENDERS: dict[str, Callable[[Case], Callable[[], np.ndarray]]] = {
-    "cython": lambda case: ours(case, "cython"),
-    "numba": lambda case: ours(case, "numba"),
-    "torch": lambda case: torch_matmul(case, skips=False),
-    "torch, map skip": lambda case: torch_matmul(case, skips=True),
+    **{name: functools.partial(ours, contender=name) for name in OURS},
+    "torch": functools.partial(torch_matmul, skips=False),
+    "torch, map skip": functools.partial(torch_matmul, skips=True),
     "unit loop": unit_loop,
 }
-OURS = ("cython", "numba")

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Maps -> masks -> counters. Shapes and values are checked by streamdissect.kernels; twin of kernels/reference.py."""
-from libc.stdint cimport int16_t, int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 
-cdef extern from "count.h" nogil:
+cdef extern from "levels.h" nogil:
     ctypedef struct sd_axis:
         int32_t n_source
         int32_t n_pixels
@@ -16,11 +16,23 @@ cdef extern from "count.h" nogil:
         const int32_t *start
         const int32_t *begin
         const int32_t *end
+    ctypedef struct sd_layer:
+        int64_t n_units
+        const float *thresholds
+        const int32_t *keys
+        const int16_t *keys16
+        int or_equal
+        float margin
+        const sd_axis *rows
+        const sd_axis *columns
     ctypedef struct sd_scratch:
         float *values
-        float *rows[2]
+        float *lines[2]
         int32_t *left
         int32_t *right
+        uint64_t *touched
+        uint64_t *bits
+        int64_t *count
     ctypedef struct sd_image_labels:
         const uint64_t *planes
         const int32_t *plane_row
@@ -31,21 +43,51 @@ cdef extern from "count.h" nogil:
         int32_t n_planes
         int32_t n_whole
         int32_t n_present
-    void sd_mask_one(const float *, float, int32_t, int, const sd_axis *, const sd_axis *, const sd_scratch *,
-                     uint64_t *)
-    void sd_count_image_half(const uint16_t *, int64_t, int64_t, int64_t, const float *, const int32_t *,
-                             const int16_t *, int, const sd_axis *, const sd_axis *, const sd_image_labels *,
-                             const sd_scratch *, uint64_t *, int64_t *, int64_t *, int64_t *, int64_t *)
-    void sd_count_image_float(const float *, int64_t, int64_t, int64_t, const float *, const int32_t *, int,
-                              const sd_axis *, const sd_axis *, const sd_image_labels *, const sd_scratch *,
-                              uint64_t *, int64_t *, int64_t *, int64_t *, int64_t *)
-    void sd_count_image_masks(const uint64_t *, int64_t, int, int, const sd_image_labels *, int64_t *, int64_t *,
-                              int64_t *)
+    ctypedef struct sd_totals:
+        int64_t n_units
+        int64_t *counters
+        int64_t *chance
+        int64_t *active
+    ctypedef struct sd_level:
+        const char *name
+        void (*mask_one)(const float *, const sd_layer *, int64_t, const sd_scratch *) noexcept nogil
+        void (*count_image)(const void *, int, const sd_layer *, int64_t, int64_t, const sd_image_labels *,
+                            const sd_scratch *, const sd_totals *) noexcept nogil
+        void (*count_image_masks)(const uint64_t *, int, int, const sd_image_labels *, const sd_scratch *,
+                                  const sd_totals *) noexcept nogil
+    const sd_level *sd_level_at(int)
+    const float SD_MARGIN
+    const float SD_SMALLEST_MARGIN
     bint SD_HAS_CLONES
     const char *SD_COMPILER
 
 compiler = SD_COMPILER.decode()
-has_clones = bool(SD_HAS_CLONES)        # x86-64-v3 builds of the loops, chosen when the module is loaded
+has_clones = bool(SD_HAS_CLONES)        # x86-64-v3 builds of the other kernels, chosen when their module is loaded
+
+MARGIN, SMALLEST_MARGIN = SD_MARGIN, SD_SMALLEST_MARGIN
+
+cdef const sd_level *current = sd_level_at(0)
+
+
+def levels():
+    """Names of the levels that were built and run here, fastest first."""
+    cdef int i = 0
+    names = []
+    while sd_level_at(i):
+        names.append(sd_level_at(i).name.decode())
+        i += 1
+    return names
+
+
+def level():
+    """Name of the level in use."""
+    return current.name.decode()
+
+
+def use_level(str name):
+    """Count at this level from now on, in the whole process; ValueError where it does not run."""
+    global current
+    current = sd_level_at(levels().index(name))
 
 
 cdef class Axis:
@@ -70,14 +112,30 @@ cdef class Axis:
         self.view.end = &end[0]
 
 
-cdef int allocate(sd_scratch *scratch, const sd_axis *rows, const sd_axis *columns) except -1:
-    cdef size_t padded = 64 * ((columns.n_pixels + 63) // 64)
-    scratch.values = <float *> malloc(sizeof(float) * rows.n_source * ((columns.n_source + 7) // 8 * 8))
-    scratch.rows[0] = <float *> calloc(padded + 64, sizeof(float))
-    scratch.rows[1] = <float *> calloc(padded + 64, sizeof(float))
-    scratch.left = <int32_t *> malloc(sizeof(int32_t) * (rows.n_source + 2))
-    scratch.right = <int32_t *> malloc(sizeof(int32_t) * (rows.n_source + 2))
-    if not (scratch.values and scratch.rows[0] and scratch.rows[1] and scratch.left and scratch.right):
+cdef int allocate(sd_scratch *scratch, const sd_axis *rows, const sd_axis *columns, Py_ssize_t most_planes,
+                  bint with_bits) except -1:
+    """Working memory of one thread for maps of these axes, or, without them, for masks."""
+    cdef size_t h, padded = 64 * ((columns.n_pixels + 63) // 64) if rows else 0
+    cdef bint complete
+    scratch.values = scratch.lines[0] = scratch.lines[1] = NULL
+    scratch.left = scratch.right = NULL
+    scratch.touched = scratch.bits = NULL
+    scratch.count = <int64_t *> calloc(most_planes + 1, sizeof(int64_t))
+    complete = scratch.count != NULL
+    if rows:
+        h = rows.n_source
+        scratch.values = <float *> malloc(sizeof(float) * (h * ((columns.n_source + 15) // 16 * 16) + 16))
+        scratch.lines[0] = <float *> calloc(padded + 64, sizeof(float))
+        scratch.lines[1] = <float *> calloc(padded + 64, sizeof(float))
+        scratch.left = <int32_t *> malloc(sizeof(int32_t) * (h + 2))
+        scratch.right = <int32_t *> malloc(sizeof(int32_t) * (h + 2))
+        scratch.touched = <uint64_t *> malloc(sizeof(uint64_t) * h * ((padded + 1023) // 1024))
+        complete &= scratch.values != NULL and scratch.lines[0] != NULL and scratch.lines[1] != NULL
+        complete &= scratch.left != NULL and scratch.right != NULL and scratch.touched != NULL
+    if with_bits:
+        scratch.bits = <uint64_t *> calloc(rows.n_pixels * (padded // 64), sizeof(uint64_t))
+        complete &= scratch.bits != NULL
+    if not complete:
         release(scratch)
         raise MemoryError
     return 0
@@ -85,10 +143,13 @@ cdef int allocate(sd_scratch *scratch, const sd_axis *rows, const sd_axis *colum
 
 cdef void release(sd_scratch *scratch) noexcept:
     free(scratch.values)
-    free(scratch.rows[0])
-    free(scratch.rows[1])
+    free(scratch.lines[0])
+    free(scratch.lines[1])
     free(scratch.left)
     free(scratch.right)
+    free(scratch.touched)
+    free(scratch.bits)
+    free(scratch.count)
 
 
 def mask_maps(
@@ -99,14 +160,23 @@ def mask_maps(
     Axis rows,
     Axis columns,
     uint64_t[:, ::1] bits,                  # (B, H * words) of zeros
+    float margin=SD_MARGIN,                 # for tests alone
 ):
+    cdef sd_layer layer
     cdef sd_scratch scratch
+    cdef const sd_level *level = current
     cdef Py_ssize_t i
-    allocate(&scratch, &rows.view, &columns.view)
+    if maps.shape[0] == 0:
+        return
+    layer.n_units, layer.or_equal, layer.margin = maps.shape[0], or_equal, margin
+    layer.thresholds, layer.keys, layer.keys16 = &thresholds[0], &keys[0], NULL
+    layer.rows, layer.columns = &rows.view, &columns.view
+    allocate(&scratch, layer.rows, layer.columns, 0, False)
     with nogil:
         for i in range(maps.shape[0]):
-            sd_mask_one(&maps[i, 0], thresholds[i], keys[i], or_equal, &rows.view, &columns.view, &scratch,
-                        &bits[i, 0])
+            scratch.bits = &bits[i, 0]
+            level.mask_one(&maps[i, 0], &layer, i, &scratch)
+    scratch.bits = NULL
     release(&scratch)
 
 
@@ -154,36 +224,27 @@ def count_maps(
     int64_t[:, ::1] counters,               # (C + G + 1, K), added to
     int64_t[:, ::1] chance,                 # (C, K), added to
     int64_t[::1] active,                    # (K,) maps with a passing value, added to
+    float margin=SD_MARGIN,                 # for tests alone; 0: the float32 filter without exact tests
 ):
+    cdef sd_layer layer
     cdef sd_scratch scratch
+    cdef sd_totals totals
     cdef sd_image_labels image
-    cdef Py_ssize_t i, n_images = single.shape[0] if half is None else half.shape[0]
-    cdef int64_t n_units = thresholds.shape[0]
-    cdef int words = (columns.view.n_pixels + 63) // 64
+    cdef const sd_level *level = current
     cdef bint is_half = half is not None
-    cdef uint64_t *bits
-    cdef int64_t *count
-    allocate(&scratch, &rows.view, &columns.view)
-    bits = <uint64_t *> calloc(<size_t> rows.view.n_pixels * words, sizeof(uint64_t))
-    count = <int64_t *> calloc(most_planes + 1, sizeof(int64_t))
-    if not bits or not count:
-        free(bits)
-        free(count)
-        release(&scratch)
-        raise MemoryError
+    cdef Py_ssize_t i, n_images = half.shape[0] if is_half else single.shape[0]
+    cdef const void *maps
+    layer.n_units, layer.or_equal, layer.margin = thresholds.shape[0], or_equal, margin
+    layer.thresholds, layer.keys, layer.keys16 = &thresholds[0], &keys[0], &keys16[0]
+    layer.rows, layer.columns = &rows.view, &columns.view
+    totals.n_units = layer.n_units
+    totals.counters, totals.chance, totals.active = &counters[0, 0], &chance[0, 0], &active[0]
+    allocate(&scratch, layer.rows, layer.columns, most_planes, True)
     with nogil:
         for i in range(n_images):
             image = labels.image(i)
-            if is_half:
-                sd_count_image_half(&half[i, 0, 0], unit_begin, unit_end, n_units, &thresholds[0], &keys[0],
-                                    &keys16[0], or_equal, &rows.view, &columns.view, &image, &scratch, bits, count,
-                                    &counters[0, 0], &chance[0, 0], &active[0])
-            else:
-                sd_count_image_float(&single[i, 0, 0], unit_begin, unit_end, n_units, &thresholds[0], &keys[0],
-                                     or_equal, &rows.view, &columns.view, &image, &scratch, bits, count,
-                                     &counters[0, 0], &chance[0, 0], &active[0])
-    free(bits)
-    free(count)
+            maps = <const void *> &half[i, 0, 0] if is_half else <const void *> &single[i, 0, 0]
+            level.count_image(maps, is_half, &layer, unit_begin, unit_end, &image, &scratch, &totals)
     release(&scratch)
 
 
@@ -195,15 +256,17 @@ def count_masks(
     int64_t[:, ::1] counters,               # (C + G + 1, K), added to
     int64_t[:, ::1] chance,                 # (C, K), added to
 ):
+    cdef sd_scratch scratch
+    cdef sd_totals totals
     cdef sd_image_labels image
-    cdef Py_ssize_t i
+    cdef const sd_level *level = current
     cdef int words = <int> (masks.shape[2] // n_rows)
-    cdef int64_t *count = <int64_t *> calloc(most_planes + 1, sizeof(int64_t))
-    if not count:
-        raise MemoryError
+    cdef Py_ssize_t i
+    totals.n_units = masks.shape[1]
+    totals.counters, totals.chance, totals.active = &counters[0, 0], &chance[0, 0], NULL
+    allocate(&scratch, NULL, NULL, most_planes, False)
     with nogil:
         for i in range(masks.shape[0]):
             image = labels.image(i)
-            sd_count_image_masks(&masks[i, 0, 0], masks.shape[1], n_rows, words, &image, count, &counters[0, 0],
-                                 &chance[0, 0])
-    free(count)
+            level.count_image_masks(&masks[i, 0, 0], n_rows, words, &image, &scratch, &totals)
+    release(&scratch)

@@ -21,37 +21,60 @@
 #define SD_INLINE static inline __attribute__((always_inline))
 #define SD_RESTRICT __restrict__
 
-#define SD_LANES 8
-typedef float sd_floats __attribute__((vector_size(32)));
-typedef int32_t sd_ints __attribute__((vector_size(32)));
-typedef int16_t sd_shorts __attribute__((vector_size(32)));
-typedef uint64_t sd_longs __attribute__((vector_size(32)));
-typedef uint16_t sd_halves __attribute__((vector_size(16)));
+/* Vectors of 32 bytes; of 16 where a file asks for them, since GCC compares lane by lane what is wider than the vectors
+   that the target has. */
+#ifdef SD_NARROW
+#define SD_VECTOR 16
+#else
+#define SD_VECTOR 32
+#endif
+#define SD_LANES (SD_VECTOR / 4)
+typedef float sd_floats __attribute__((vector_size(SD_VECTOR)));
+typedef int32_t sd_ints __attribute__((vector_size(SD_VECTOR)));
+typedef int16_t sd_shorts __attribute__((vector_size(SD_VECTOR)));
+typedef uint64_t sd_longs __attribute__((vector_size(SD_VECTOR)));
+typedef uint16_t sd_halves __attribute__((vector_size(SD_VECTOR / 2)));
 
 SD_INLINE int sd_popcount64(uint64_t word) { return __builtin_popcountll(word); }
 SD_INLINE int sd_lowest_bit(uint64_t word) { return __builtin_ctzll(word); }
-SD_INLINE int sd_any(sd_longs lanes) { return (lanes[0] | lanes[1] | lanes[2] | lanes[3]) != 0; }
+
+SD_INLINE uint64_t sd_or_longs(sd_longs lanes)
+{
+    uint64_t all = lanes[0] | lanes[1];
+    for (int lane = 2; lane < SD_VECTOR / 8; lane++) all |= lanes[lane];
+    return all;
+}
+
+SD_INLINE int sd_any(sd_longs lanes) { return sd_or_longs(lanes) != 0; }
 
 SD_INLINE uint64_t sd_or_lanes(sd_ints lanes)
 {
-    const sd_longs pairs = (sd_longs)lanes;
-    const uint64_t all = (pairs[0] | pairs[2]) | (pairs[1] | pairs[3]);
+    const uint64_t all = sd_or_longs((sd_longs)lanes);
     return (all | all >> 32) & 0xffffffffu;
 }
 
-/* Lanes of 0 or -1 -> bits, lane 0 lowest: each lane keeps its own bit, then all lanes are or-ed. */
-SD_INLINE uint64_t sd_pack(sd_ints flags)
+SD_INLINE sd_ints sd_lane_numbers(void)
 {
-    const sd_ints own = {1, 2, 4, 8, 16, 32, 64, 128};
-    return sd_or_lanes(flags & own);
+    sd_ints numbers;
+    for (int lane = 0; lane < SD_LANES; lane++) numbers[lane] = lane;
+    return numbers;
 }
+
+SD_INLINE sd_ints sd_own_bits(void)
+{
+    sd_ints own;
+    for (int lane = 0; lane < SD_LANES; lane++) own[lane] = 1 << lane;
+    return own;
+}
+
+/* Lanes of 0 or -1 -> bits, lane 0 lowest: each lane keeps its own bit, then all lanes are or-ed. */
+SD_INLINE uint64_t sd_pack(sd_ints flags) { return sd_or_lanes(flags & sd_own_bits()); }
 
 SD_INLINE uint64_t sd_pack16(sd_shorts flags)
 {
-    const sd_shorts own = {1,   2,   4,    8,    16,   32,   64,    128,
-                           256, 512, 1024, 2048, 4096, 8192, 16384, -32768};
-    const sd_longs quads = (sd_longs)(flags & own);
-    uint64_t all = (quads[0] | quads[2]) | (quads[1] | quads[3]);
+    sd_shorts own;
+    for (int lane = 0; lane < SD_VECTOR / 2; lane++) own[lane] = (int16_t)(1u << lane);
+    uint64_t all = sd_or_longs((sd_longs)(flags & own));
     all |= all >> 32;
     return (all | all >> 16) & 0xffff;
 }

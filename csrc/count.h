@@ -1,127 +1,115 @@
-/* Masks and label planes -> counters (methods 3.4). Counters are concept-major: the few labels of one image then walk
-   contiguous streams as the unit index rises. */
+/* Masks and label planes -> counters (methods 3.4), at the level of the file that includes this. Counters are
+   concept-major: the few labels of one image then walk contiguous streams as the unit index rises. */
 #ifndef STREAMDISSECT_COUNT_H
 #define STREAMDISSECT_COUNT_H
 
+#include "levels.h"
+#ifdef STREAMDISSECT_AVX512
+#include "mask_avx512.h"
+#include "words_avx512.h"
+#else
 #include "mask.h"
+#include "words.h"
+#endif
 
-typedef struct {                 /* one image */
-    const uint64_t *planes;      /* (mask rows * words, n_planes): labels side by side, one mask word serves them all */
-    const int32_t *plane_row;    /* (n_planes,) counter row of each plane */
-    const int32_t *touch_row;    /* (n_planes,) row that gains the mask's area if the plane meets the mask, or -1 */
-    const int32_t *whole_row;    /* (n_whole,) rows that gain the mask's area always */
-    const int32_t *present_row;  /* (n_present,) concepts in the image */
-    const int64_t *present_area; /* (n_present,) their pixels */
-    int32_t n_planes, n_whole, n_present;
-} sd_image_labels;
-
-SD_INLINE int64_t sd_count_words(const uint64_t *bits, int words, sd_extent extent, const sd_image_labels *labels,
-                                 int64_t *SD_RESTRICT count)
+/* Where the chance level of a unit will be added to. Nearly every active map comes to it: it shall be near by then. */
+SD_INLINE void sd_prefetch(const sd_image_labels *labels, int64_t unit, const sd_totals *totals)
 {
-    const int n_planes = labels->n_planes;
-    int64_t area = 0;
-    for (int p = 0; p < n_planes; p++) count[p] = 0;
-    for (int y = extent.y_begin; y < extent.y_end; y++)
-        for (int q = extent.word_begin; q < extent.word_end; q++) {
-            const int64_t at = (int64_t)y * words + q;
-            const uint64_t word = bits[at];
-            if (word == 0) continue;
-            const uint64_t *SD_RESTRICT planes = labels->planes + at * n_planes;
-            area += sd_popcount64(word);
-            for (int p = 0; p < n_planes; p++) count[p] += sd_popcount64(word & planes[p]);
-        }
-    return area;
+    for (int s = 0; s < labels->n_present; s++)
+        __builtin_prefetch(totals->chance + labels->present_row[s] * totals->n_units + unit, 1);
 }
 
-SD_INLINE void sd_add_counts(const sd_image_labels *labels, const int64_t *count, int64_t area, int64_t n_units,
-                             int64_t unit, int64_t *counters, int64_t *chance)
+SD_INLINE void sd_add_counts(const sd_image_labels *labels, const int64_t *count, int64_t area, int64_t unit,
+                             const sd_totals *totals)
 {
+    const int64_t n_units = totals->n_units;
+    int64_t *const counters = totals->counters + unit, *const chance = totals->chance + unit;
     int32_t touched = -1;
     for (int p = 0; p < labels->n_planes; p++) {
         if (count[p] == 0) continue;
-        counters[labels->plane_row[p] * n_units + unit] += count[p];
-        if (labels->touch_row[p] != touched && labels->touch_row[p] >= 0) { /* planes of a category stand together */
-            touched = labels->touch_row[p];
-            counters[touched * n_units + unit] += area;
+        counters[labels->plane_row[p] * n_units] += count[p];
+        const int32_t touch = labels->touch_row[p];
+        if (touch >= 0 && touch != touched) { /* planes of a category stand together */
+            touched = touch;
+            counters[touch * n_units] += area;
         }
     }
-    for (int s = 0; s < labels->n_whole; s++) counters[labels->whole_row[s] * n_units + unit] += area;
+    for (int s = 0; s < labels->n_whole; s++) counters[labels->whole_row[s] * n_units] += area;
     for (int s = 0; s < labels->n_present; s++)
-        chance[labels->present_row[s] * n_units + unit] += area * labels->present_area[s];
+        chance[labels->present_row[s] * n_units] += area * labels->present_area[s];
 }
 
-SD_INLINE void sd_clear(uint64_t *bits, int words, sd_extent extent)
+SD_INLINE int sd_any_above(const void *map, int is_half, const sd_layer *layer, int64_t k)
 {
-    for (int y = extent.y_begin; y < extent.y_end; y++)
-        for (int q = extent.word_begin; q < extent.word_end; q++) bits[(int64_t)y * words + q] = 0;
+    const int n = layer->rows->n_source * layer->columns->n_source;
+    return is_half ? sd_any_above16((const uint16_t *)map, n, layer->keys16[k])
+                   : sd_any_above32((const uint32_t *)map, n, layer->keys[k]);
 }
 
-/* maps: (n_units, h, w) of one image; bits: (mask rows, words) of zeros, left as zeros; active: (n_units,) maps with a
-   passing value. */
-SD_INLINE void sd_count_image(const void *maps, int is_half, int64_t unit_begin, int64_t unit_end, int64_t n_units,
-                              const float *thresholds, const int32_t *keys, const int16_t *keys16, int or_equal,
-                              const sd_axis *rows, const sd_axis *columns, const sd_image_labels *labels,
-                              const sd_scratch *scratch, uint64_t *bits, int64_t *count, int64_t *counters,
-                              int64_t *chance, int64_t *active)
+/* The map is masked into scratch->bits; 0: it has no number that passes. */
+SD_INLINE int sd_mask(const void *map, int is_half, const sd_layer *layer, int settles, int64_t k,
+                      const sd_scratch *scratch, sd_extent *extent)
 {
-    const int n = rows->n_source * columns->n_source, words = (columns->n_pixels + 63) / 64;
+    const uint32_t largest = sd_take_map(map, is_half, layer, layer->keys[k], scratch);
+    if (largest > SD_INFINITY_KEY32 && !sd_any_number_above(layer, layer->keys[k], scratch)) return 0;
+    *extent = sd_mask_map(layer, sd_filter_of(layer, k, largest), settles, scratch);
+    return 1;
+}
+
+SD_INLINE void sd_count_units(const void *maps, int is_half, const sd_layer *layer, int settles, int64_t unit_begin,
+                              int64_t unit_end, const sd_image_labels *labels, const sd_scratch *scratch,
+                              const sd_totals *totals)
+{
+    const int64_t n = (int64_t)layer->rows->n_source * layer->columns->n_source;
+    const int words = sd_words(layer->columns);
     for (int64_t k = unit_begin; k < unit_end; k++) {
         const void *map = is_half ? (const void *)((const uint16_t *)maps + k * n)
                                   : (const void *)((const uint32_t *)maps + k * n);
-        if (!(is_half ? sd_any_above16((const uint16_t *)map, n, keys16[k])
-                      : sd_any_above32((const uint32_t *)map, n, keys[k])))
-            continue;
-        sd_load_map(map, is_half, rows, columns, scratch);
-        const uint32_t largest = sd_find_active(rows, columns, keys[k], scratch);
-        if (largest > SD_INFINITY_KEY32 && !sd_any_number_above(rows, columns, keys[k], scratch)) continue;
-        active[k]++;
-        const sd_extent extent = sd_mask_map(largest, thresholds[k], or_equal, rows, columns, scratch, bits);
+        sd_extent extent;
+        if (!sd_any_above(map, is_half, layer, k)) continue;
+        sd_prefetch(labels, k, totals);
+        if (!sd_mask(map, is_half, layer, settles, k, scratch, &extent)) continue;
+        totals->active[k]++;
         if (extent.y_begin >= extent.y_end) continue;
-        const int64_t area = sd_count_words(bits, words, extent, labels, count);
-        if (area) sd_add_counts(labels, count, area, n_units, k, counters, chance);
-        sd_clear(bits, words, extent);
+        const int64_t area =
+            sd_count_words(scratch->bits, words, extent, labels->planes, labels->n_planes, scratch->count);
+        if (area) sd_add_counts(labels, scratch->count, area, k, totals);
+        const int64_t first = (int64_t)extent.y_begin * words + extent.word_begin;
+        const int64_t last = (int64_t)(extent.y_end - 1) * words + extent.word_end;
+        memset(scratch->bits + first, 0, sizeof(uint64_t) * (size_t)(last - first));
     }
 }
 
-SD_CLONED static void sd_count_image_half(const uint16_t *maps, int64_t unit_begin, int64_t unit_end, int64_t n_units,
-                                          const float *thresholds, const int32_t *keys, const int16_t *keys16,
-                                          int or_equal, const sd_axis *rows, const sd_axis *columns,
-                                          const sd_image_labels *labels, const sd_scratch *scratch, uint64_t *bits,
-                                          int64_t *count, int64_t *counters, int64_t *chance, int64_t *active)
+static void sd_count_image(const void *maps, int is_half, const sd_layer *layer, int64_t unit_begin, int64_t unit_end,
+                           const sd_image_labels *labels, const sd_scratch *scratch, const sd_totals *totals)
 {
-    sd_count_image(maps, 1, unit_begin, unit_end, n_units, thresholds, keys, keys16, or_equal, rows, columns, labels,
-                   scratch, bits, count, counters, chance, active);
+    if (layer->margin == 0) {
+        if (is_half) sd_count_units(maps, 1, layer, 0, unit_begin, unit_end, labels, scratch, totals);
+        else sd_count_units(maps, 0, layer, 0, unit_begin, unit_end, labels, scratch, totals);
+    } else if (is_half) {
+        sd_count_units(maps, 1, layer, 1, unit_begin, unit_end, labels, scratch, totals);
+    } else {
+        sd_count_units(maps, 0, layer, 1, unit_begin, unit_end, labels, scratch, totals);
+    }
 }
 
-SD_CLONED static void sd_count_image_float(const float *maps, int64_t unit_begin, int64_t unit_end, int64_t n_units,
-                                           const float *thresholds, const int32_t *keys, int or_equal,
-                                           const sd_axis *rows, const sd_axis *columns, const sd_image_labels *labels,
-                                           const sd_scratch *scratch, uint64_t *bits, int64_t *count,
-                                           int64_t *counters, int64_t *chance, int64_t *active)
-{
-    sd_count_image(maps, 0, unit_begin, unit_end, n_units, thresholds, keys, 0, or_equal, rows, columns, labels,
-                   scratch, bits, count, counters, chance, active);
-}
-
-/* masks: (n_units, n_rows * words) of one image. */
-SD_CLONED static void sd_count_image_masks(const uint64_t *masks, int64_t n_units, int n_rows, int words,
-                                           const sd_image_labels *labels, int64_t *count, int64_t *counters,
-                                           int64_t *chance)
+static void sd_count_image_masks(const uint64_t *masks, int n_rows, int words, const sd_image_labels *labels,
+                                 const sd_scratch *scratch, const sd_totals *totals)
 {
     const sd_extent extent = {0, n_rows, 0, words};
-    for (int64_t k = 0; k < n_units; k++) {
-        const int64_t area = sd_count_words(masks + k * n_rows * words, words, extent, labels, count);
-        if (area) sd_add_counts(labels, count, area, n_units, k, counters, chance);
+    for (int64_t k = 0; k < totals->n_units; k++) {
+        const int64_t area = sd_count_words(masks + k * n_rows * words, words, extent, labels->planes,
+                                            labels->n_planes, scratch->count);
+        if (area) sd_add_counts(labels, scratch->count, area, k, totals);
     }
 }
 
-SD_CLONED static void sd_mask_one(const float *map, float threshold, int32_t key, int or_equal, const sd_axis *rows,
-                                  const sd_axis *columns, const sd_scratch *scratch, uint64_t *bits)
+static void sd_mask_one(const float *map, const sd_layer *layer, int64_t k, const sd_scratch *scratch)
 {
-    if (!sd_any_above32((const uint32_t *)map, rows->n_source * columns->n_source, key)) return;
-    sd_load_map(map, 0, rows, columns, scratch);
-    const uint32_t largest = sd_find_active(rows, columns, key, scratch);
-    sd_mask_map(largest, threshold, or_equal, rows, columns, scratch, bits);
+    sd_extent extent;
+    if (!sd_any_above(map, 0, layer, k)) return;
+    if (layer->margin == 0) sd_mask(map, 0, layer, 0, k, scratch, &extent);
+    else sd_mask(map, 0, layer, 1, k, scratch, &extent);
 }
 
 #endif

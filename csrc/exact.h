@@ -2,14 +2,15 @@
 
    The weights are integers over Dy * Dx. Each is cut into pieces of 29 bits; a piece times a float32 (24 bits) is exact
    in a double, and the sign of the sum of those products is found without rounding by a nonoverlapping expansion
-   (Shewchuk, Adaptive precision floating-point arithmetic, 1997: grow-expansion with zero elimination). */
+   (Shewchuk, Adaptive precision floating-point arithmetic, 1997: grow-expansion with zero elimination). The widths are
+   worked out in docs/exactness.md. */
 #ifndef STREAMDISSECT_EXACT_H
 #define STREAMDISSECT_EXACT_H
 
 #include "bits.h"
 
 #define SD_PIECE_BITS 29
-#define SD_MAX_TERMS 15 /* five products, three pieces each: weights below 2**62 */
+#define SD_MAX_TERMS 15 /* five products, three pieces each: weights up to 2**62 */
 
 /* float32 bits -> the same value as a double, also where the FPU would read a subnormal as zero. */
 SD_INLINE double sd_double_of(uint32_t bits)

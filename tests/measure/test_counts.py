@@ -149,7 +149,7 @@ def recount(case, union="paper"):
 def counted(case, union="paper", backend="auto"):
     """Counters of a case, all images at once."""
     rules = replace(case.rules, union=union)
-    planes = [image_planes(*image, rules, case.mask_shape) for image in case.images]
+    planes = [image_planes(*image, rules, case.mask_shape, backend) for image in case.images]
     weights = {
         grid: tuple(axis_weights("half_pixel", n, m, 10 * m) for n, m in zip(case.maps.shape[2:], grid, strict=True))
         for grid in case.grids

@@ -8,6 +8,7 @@ bit.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,10 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..errors import BadInput
 from .geometry import WORD, AxisWeights, PlaneBatch, words_of
+from .labels import N_NUMBERS, LabelIndex, LabelTables
 
 __all__ = [
     "AxisWeights",
+    "LabelTables",
     "PlaneBatch",
     "available_backends",
     "build_info",
@@ -29,6 +33,7 @@ __all__ = [
     "count_numbers",
     "fill_planes",
     "kernel_backend",
+    "label_planes",
     "mask_maps",
     "words_of",
 ]
@@ -52,10 +57,17 @@ def kernel_backend(name: str = "auto") -> ModuleType:
 
 
 def host_backend() -> ModuleType:
-    """The fastest kernels of the CPU: Cython where it was built, else Numba."""
+    """The fastest kernels of the CPU: Cython where it was built, else Numba.
+
+    Cython counts at the highest of its levels that the CPU can run: `avx512`, `avx2` or `portable`; STREAMDISSECT_SIMD
+    takes another (for tests). Raises BadInput where it names none of them, or none were built.
+    """
     try:
         return import_module(".cython_backend", __name__)
     except ImportError:
+        if asked := os.environ.get("STREAMDISSECT_SIMD"):
+            found = "compiled kernels, which have levels; here Numba serves"
+            raise BadInput("STREAMDISSECT_SIMD", asked, found, "unset it") from None
         return import_module(".numba_backend", __name__)
 
 
@@ -67,12 +79,17 @@ def available_backends() -> list[str]:
     return [*found, "reference"]
 
 
-def build_info() -> dict[str, str]:
-    """The backend in use, and how the compiled kernels were built if there are any."""
+def build_info() -> dict[str, Any]:
+    """The backend in use, and how the compiled kernels were built if there are any.
+
+    `level` is that of the counting loops in this process, `levels` those that it could have; `cpu_clones` tells whether
+    the other kernels were built for x86-64-v3 too.
+    """
     module = kernel_backend()
     info = {"backend": str(module.name)}
     if info["backend"] == "cython":
-        info |= {"compiler": module.compiler, "cpu_clones": "x86-64-v3" if module.has_clones else "none"}
+        info |= {"compiler": module.compiler, "level": module.level(), "levels": module.levels()}
+        info |= {"cpu_clones": "x86-64-v3" if module.has_clones else "none"}
     return info
 
 
@@ -302,6 +319,71 @@ def count_masks(
         module.count_masks(_plain(masks), planes.shape[0], module.prepare(planes, **where), counters, chance)
 
 
+def label_planes(
+    shape: tuple[int, int],
+    layers: Sequence[NDArray[np.uint16]],
+    whole: Sequence[int],
+    tables: LabelTables,
+    *,
+    backend: str = "auto",
+) -> LabelIndex:
+    """The labels of one image as planes, and the counter rows that they feed (methods 3.2, 3.3).
+
+    Parameters
+    ----------
+    shape : (H, W)
+        Of the label maps.
+    layers : sequence of uint16 (H, W)
+        Label numbers. A label holds at a pixel if any map gives it.
+    whole : sequence of int
+        Label numbers that hold at every pixel.
+    tables : LabelTables
+        What the numbers mean.
+    backend : str
+        See `kernel_backend`; the labels of `torch` are the host's.
+
+    Returns
+    -------
+    words : uint64 (H * words, n_planes)
+        Planes of concepts and of the pixels judged for a category, side by side.
+    plane_row, touch_row : int32 (n_planes,)
+    whole_row : int32
+    present_row : int32
+    present_area : int64
+        See `PlaneBatch`, of which this is one image.
+    category_pixels : int64 (G,)
+        Pixels judged for each category, 0 where the image lacks it.
+
+    Raises
+    ------
+    ValueError
+        Label maps of another size or of numbers that are no uint16.
+    """
+    maps = [_label_map(layer) for layer in layers]
+    for layer in maps:
+        if layer.shape != shape:
+            raise ValueError(f"a label map of {layer.shape} among those of {shape}")
+    if min(shape) < 1:
+        raise ValueError(f"label maps have pixels, not {shape}")
+    if whole and not 0 <= min(whole) <= max(whole) < N_NUMBERS:
+        raise ValueError(f"label numbers are uint16, not {min(whole)}..{max(whole)}")
+    module = kernel_backend(backend)
+    if module.name == "torch":
+        module = host_backend()
+    index: LabelIndex = module.label_planes(
+        maps,
+        list(whole),
+        *shape,
+        tables.column_of,
+        tables.category,
+        tables.ignore,
+        tables.as_set,
+        tables.touch,
+        tables.labelled_only,
+    )
+    return index
+
+
 def fill_planes(
     layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64], *, backend: str = "auto"
 ) -> None:
@@ -322,6 +404,8 @@ def count_numbers(layer: NDArray[np.uint16], *, backend: str = "auto") -> NDArra
 
 
 def _label_map(layer: NDArray[Any]) -> NDArray[np.uint16]:
+    if layer.dtype == np.uint16 and layer.ndim == 2 and layer.size and layer.flags.c_contiguous and layer.flags.aligned:
+        return layer
     check(layer.ndim == 2 and layer.size > 0, f"a label map is (H, W), not {layer.shape}")
     check(np.can_cast(layer.dtype, np.uint16), f"a label map holds uint16, not {layer.dtype}")
     return _plain(layer, np.uint16)

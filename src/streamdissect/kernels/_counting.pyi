@@ -5,6 +5,12 @@ from numpy.typing import NDArray
 
 compiler: str
 has_clones: bool
+MARGIN: float
+SMALLEST_MARGIN: float
+
+def levels() -> list[str]: ...
+def level() -> str: ...
+def use_level(name: str) -> None: ...
 
 class Axis:
     def __init__(
@@ -44,6 +50,7 @@ def mask_maps(
     rows: Axis,
     columns: Axis,
     bits: NDArray[np.uint64],
+    margin: float = ...,
 ) -> None: ...
 def count_maps(
     half: NDArray[np.uint16] | None,
@@ -61,6 +68,7 @@ def count_maps(
     counters: NDArray[np.int64],
     chance: NDArray[np.int64],
     active: NDArray[np.int64],
+    margin: float = ...,
 ) -> None: ...
 def count_masks(
     masks: NDArray[np.uint64],

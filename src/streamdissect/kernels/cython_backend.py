@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BadInput
 from . import _counting, _planes, _sketch, _tail
 from .geometry import AxisWeights, PlaneBatch
 
 name = "cython"
 compiler = _counting.compiler
 has_clones = _counting.has_clones
+level = _counting.level
+levels = _counting.levels
+use_level = _counting.use_level
+label_planes = _planes.label_planes
 fill_planes = _planes.fill_planes
 count_numbers = _planes.count_numbers
 update_bins = _tail.update_bins
@@ -22,6 +28,13 @@ collect = _tail.collect
 update_sketch = _sketch.update_sketch
 
 Prepared = tuple[_counting.Labels, int]
+
+if asked := os.environ.get("STREAMDISSECT_SIMD"):
+    if asked not in levels():
+        raise BadInput(
+            "STREAMDISSECT_SIMD", asked, f"one of {', '.join(levels())}", "unset it: the fastest of them is taken"
+        )
+    use_level(asked)
 
 
 def _axis(axis: AxisWeights) -> _counting.Axis:

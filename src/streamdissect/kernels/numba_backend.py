@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import numba_counting, numba_masks, numba_sketch, numba_tail
+from . import numba_counting, numba_label_rows, numba_masks, numba_planes, numba_sketch, numba_tail
 from .geometry import AxisWeights, PlaneBatch, words_of
+from .labels import N_NUMBERS, LabelIndex
 from .numba_bits import LANES
 from .numba_jit import constant
 
@@ -94,6 +96,68 @@ def count_masks(
     labels, most_planes = prepared
     count = np.zeros(most_planes + 1, np.int64)
     numba_counting.count_masks(constant(masks), n_rows, labels, count, counters, chance)
+
+
+class Scratch(threading.local):
+    """What an image is looked through with; a thread keeps its own from image to image."""
+
+    def __init__(self) -> None:
+        self.room = 64
+        self.tables = np.full((2, N_NUMBERS), numba_planes.UNSEEN, np.int32)
+        self.counts = np.zeros(numba_planes.N_COUNTS + 2 * numba_planes.PALETTE, np.int64)
+        self.pixels = np.zeros(64 + numba_planes.PALETTE, np.uint16)
+        self.planes = np.zeros((0, 0), np.uint64)
+        self.lists = np.zeros((numba_planes.N_LISTS, 0), np.int32)
+        self.long_lists = np.zeros((numba_planes.N_LONG_LISTS, 0), np.int64)
+
+    def reserve(self, n_words: int, n_others: int) -> None:
+        """Room for `room` planes, and for so many entries more in the lists."""
+        stride = 8 * (-(-n_words // 8) | 1)  # even, planes one after the other would share sets of the cache
+        if self.planes.shape != (self.room, stride):
+            self.planes = np.empty((self.room, stride), np.uint64)
+        if (most := self.room + n_others) > self.lists.shape[1]:
+            self.lists = np.empty((len(self.lists), most), np.int32)
+            self.long_lists = np.empty((len(self.long_lists), most), np.int64)
+
+
+scratch = Scratch()
+
+
+def label_planes(
+    layers: list[NDArray[np.uint16]],
+    whole: list[int],
+    height: int,
+    width: int,
+    column_of: NDArray[np.int32],
+    category: NDArray[np.int32],
+    ignore: NDArray[np.int32],
+    as_set: bool,
+    touch: bool,
+    labelled_only: bool,
+) -> LabelIndex:
+    """See kernels.label_planes."""
+    n_words, category_pixels = height * words_of(width), np.zeros(len(ignore), np.int64)
+    addresses, numbers = np.array(list(map(numba_planes.address_of, layers)), np.int64), np.array(whole, np.int32)
+    rules = constant(column_of), constant(category), constant(ignore), bool(as_set), bool(touch), bool(labelled_only)
+    while True:
+        scratch.reserve(n_words, len(whole) + len(ignore) + 1)
+        planes, lists, long_lists = scratch.planes, scratch.lists, scratch.long_lists
+        state = planes, scratch.tables, long_lists, lists, scratch.counts, scratch.pixels, category_pixels
+        if numba_label_rows.index_labels(addresses, numbers, *rules, height, width, *state):
+            break
+        scratch.room *= 2
+    n_laid, n_whole, n_present = scratch.counts[numba_planes.N_LAID : numba_planes.N_COUNTS].tolist()
+    words = np.empty((n_words, n_laid), np.uint64)
+    numba_planes.lay_planes(planes, long_lists[numba_planes.ORDER], words)
+    return (
+        words,
+        lists[numba_planes.PLANE_ROW, :n_laid].copy(),
+        lists[numba_planes.TOUCH_ROW, :n_laid].copy(),
+        lists[numba_planes.WHOLE_ROW, :n_whole].copy(),
+        lists[numba_planes.PRESENT_ROW, :n_present].copy(),
+        long_lists[numba_planes.PRESENT_AREA, :n_present].copy(),
+        category_pixels,
+    )
 
 
 def fill_planes(layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64]) -> None:

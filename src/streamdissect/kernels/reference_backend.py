@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import reference, reference_sketch, reference_tail
+from . import reference, reference_planes, reference_sketch, reference_tail
 from .geometry import AxisWeights, PlaneBatch
 
 name = "reference"
+label_planes = reference_planes.label_planes
 fill_planes = reference.fill_planes
 count_numbers = reference.count_numbers
 update_bins = reference_tail.update_bins

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import PlaneBatch, count_numbers, fill_planes, words_of
+from ..kernels import LabelTables, PlaneBatch, label_planes
 from ..options import MULTIPLICITIES, UNIONS, UNLABELLED
 
 
@@ -43,11 +44,19 @@ class LabelRules:
         """Rows of the counters: concepts, categories, and one for all images."""
         return self.n_concepts + self.n_categories + 1
 
-    def columns(self) -> NDArray[np.int32]:
-        """(65536,) column of each label number, -1 where it is no concept."""
-        lookup = np.full(65536, -1, np.int32)
-        lookup[self.number] = np.arange(self.n_concepts)
-        return lookup
+    @cached_property
+    def tables(self) -> LabelTables:
+        """The rules as the kernels take them."""
+        column_of = np.full(65536, -1, np.int32)
+        column_of[self.number] = np.arange(self.n_concepts)
+        return LabelTables(
+            column_of=column_of,
+            category=np.ascontiguousarray(self.category, np.int32),
+            ignore=np.ascontiguousarray(self.ignore, np.int32),
+            as_set=self.multiplicity == "set",
+            touch=self.union == "mask-touch",
+            labelled_only=self.unlabelled == "ignore",
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ def image_planes(
     whole: Iterable[tuple[int, int]],
     rules: LabelRules,
     mask_shape: tuple[int, int] | None = None,
+    backend: str = "auto",
 ) -> ImagePlanes:
     """Planes and counter rows of one image.
 
@@ -93,137 +103,50 @@ def image_planes(
         Labels that hold at every pixel.
     mask_shape : (H, W), optional
         Mask grid, where it is not the labels' own: they are resampled by nearest neighbour.
+    backend : str
+        See `kernels.kernel_backend`.
 
     Notes
     -----
     A label holds at a pixel if any layer or image-level entry of any category gives it (set semantics); it counts in
     its primary category.
     """
-    for _, layer in layers:
-        if layer.shape != shape:
-            raise ValueError(f"a label map of {layer.shape} among those of {shape}")
+    maps = [layer for _, layer in layers]
     if mask_shape is not None and mask_shape != shape:
-        layers = [(category, resample(layer, mask_shape)) for category, layer in layers]
-        shape = mask_shape
-    whole = list(whole)
-    n_concepts, as_set = rules.n_concepts, rules.multiplicity == "set"
-    n_words, n_pixels = shape[0] * words_of(shape[1]), shape[0] * shape[1]
-    column_of = rules.columns()
-    whole_columns = [int(column_of[number]) for _, number in whole if column_of[number] >= 0]
-    if as_set:
-        whole_columns = sorted(set(whole_columns))
-
-    found = [(layer, _numbers(layer)) for _, layer in layers]
-    columns: list[int] = []  # of each plane
-    tables: list[NDArray[np.int32]] = []  # per layer: label number -> plane
-    for _, numbers in found:
-        plane_of = tables[0] if as_set and tables else np.full(65536, -1, np.int32)
-        for number in numbers.tolist():
-            column = int(column_of[number])
-            if column >= 0 and plane_of[number] < 0 and not (as_set and column in whole_columns):
-                plane_of[number] = len(columns)
-                columns.append(column)
-        tables.append(plane_of)
-    planes = np.zeros((n_words, len(columns)), np.uint64)
-    if columns:
-        for (layer, _), plane_of in zip(found, tables, strict=True):
-            fill_planes(layer, plane_of, planes)
-
-    plane_column = np.array(columns, np.int32)
-    plane_category = rules.category[plane_column] if columns else np.zeros(0, np.int32)
-    ignored = _ignored_pixels(found, whole, rules, shape)
-    for category, ignore in ignored.items():
-        planes[:, plane_category == category] &= ~ignore[:, None]
-    area = np.bitwise_count(planes).sum(axis=0, dtype=np.int64)
-    kept = area > 0
-    planes, plane_column, plane_category, area = planes[:, kept], plane_column[kept], plane_category[kept], area[kept]
-
-    order = np.argsort(plane_category, kind="stable")  # planes of a category stand together
-    planes, plane_column, plane_category, area = (
-        planes[:, order],
-        plane_column[order],
-        plane_category[order],
-        area[order],
-    )
-    every = _every_pixel(shape)
-    for column in [c for c in whole_columns if int(rules.category[c]) in ignored]:  # no longer at every pixel
-        judged = every & ~ignored[int(rules.category[column])]
-        planes = np.column_stack([planes, judged])
-        plane_column = np.append(plane_column, np.int32(column))
-        plane_category = np.append(plane_category, rules.category[column])
-        area = np.append(area, np.bitwise_count(judged).sum(dtype=np.int64))
-    whole_columns = [c for c in whole_columns if int(rules.category[c]) not in ignored]
-
-    present: dict[int, int] = {}
-    by_plane = zip(plane_column.tolist(), area.tolist(), strict=True)
-    for column, pixels in [*by_plane, *((c, n_pixels) for c in whole_columns)]:
-        present[column] = present.get(column, 0) + pixels
-    whole_categories = {int(rules.category[c]) for c in whole_columns}
-    categories = sorted({int(rules.category[c]) for c in present})
-    plane_row = plane_column.copy()
-    touch_row = np.full(len(plane_column), -1, np.int32)
-    whole_row = [*whole_columns, n_concepts + rules.n_categories]
-    category_pixels = np.zeros(rules.n_categories, np.int64)
-    for category in categories:
-        row = n_concepts + category
-        domain = every & ~ignored[category] if category in ignored else every
-        if rules.unlabelled == "ignore" and category not in whole_categories:
-            of_category = planes[:, : len(plane_category)][:, plane_category == category]
-            domain = domain & np.bitwise_or.reduce(of_category, axis=1)
-        category_pixels[category] = np.bitwise_count(domain).sum(dtype=np.int64)
-        if category_pixels[category] < n_pixels:  # the unit's area counts on part of the image only
-            planes = np.column_stack([planes, domain])
-            plane_row, touch_row = np.append(plane_row, np.int32(row)), np.append(touch_row, np.int32(-1))
-        elif rules.union == "mask-touch" and category not in whole_categories:
-            touch_row[: len(plane_category)][plane_category == category] = row
-        else:
-            whole_row.append(row)
+        for layer in maps:
+            if layer.shape != shape:
+                raise ValueError(f"a label map of {layer.shape} among those of {shape}")
+        maps, shape = [resample(layer, mask_shape) for layer in maps], mask_shape
     return ImagePlanes(
-        shape=shape,
-        words=np.ascontiguousarray(planes),
-        plane_row=plane_row.astype(np.int32),
-        touch_row=touch_row.astype(np.int32),
-        whole_row=np.array(whole_row, np.int32),
-        present_row=np.array(list(present), np.int32),
-        present_area=np.array(list(present.values()), np.int64),
-        category_pixels=category_pixels,
+        shape, *label_planes(shape, maps, [number for _, number in whole], rules.tables, backend=backend)
     )
 
 
-def _numbers(layer: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """The numbers in a label map, ascending. All 65536 counts took 80 us to look through."""
-    return np.flatnonzero(count_numbers(layer)[: int(layer.max()) + 1])
+def with_both_unions(image: ImagePlanes, rules: LabelRules) -> ImagePlanes:
+    """Planes made for the union `mask-touch`, to count `paper` at once.
+
+    They feed counters of 2 G categories: the unit areas of the first G are the paper's, those of the others are taken
+    where the mask touches a label.
+    """
+    n_concepts, n_categories = rules.n_concepts, rules.n_categories
+    concepts = image.whole_row[image.whole_row < n_concepts]
+    present = n_concepts + np.flatnonzero(image.category_pixels)
+    rest = image.whole_row[image.whole_row >= n_concepts] + n_categories  # labels everywhere touch; all images
+    return replace(
+        image,
+        touch_row=np.where(image.touch_row >= 0, image.touch_row + n_categories, -1).astype(np.int32),
+        whole_row=np.concatenate([concepts, present, rest]).astype(np.int32),
+        category_pixels=np.tile(image.category_pixels, 2),
+    )
 
 
-def _every_pixel(shape: tuple[int, int]) -> NDArray[np.uint64]:
-    """(H * words,) plane with every pixel on, padding off."""
-    line = np.full(words_of(shape[1]), ~np.uint64(0), np.uint64)
-    if shape[1] % 64:
-        line[-1] = np.uint64((1 << int(shape[1]) % 64) - 1)
-    return np.tile(line, shape[0])
-
-
-def _ignored_pixels(
-    found: Sequence[tuple[NDArray[np.uint16], NDArray[np.int64]]],
-    whole: Iterable[tuple[int, int]],
-    rules: LabelRules,
-    shape: tuple[int, int],
-) -> dict[int, NDArray[np.uint64]]:
-    """Category -> plane of the pixels not judged for it, where there are any."""
-    ignored: dict[int, NDArray[np.uint64]] = {}
-    for category in np.flatnonzero(rules.ignore).tolist():
-        number = int(rules.ignore[category])
-        plane_of = np.full(65536, -1, np.int32)
-        plane_of[number] = 0
-        plane = np.zeros((shape[0] * words_of(shape[1]), 1), np.uint64)
-        for layer, numbers in found:
-            if number in numbers:
-                fill_planes(layer, plane_of, plane)
-        if any(number == other for _, other in whole):
-            plane[:, 0] = _every_pixel(shape)
-        if plane.any():
-            ignored[category] = plane[:, 0]
-    return ignored
+def grid_runs(images: Sequence[ImagePlanes]) -> Iterator[range]:
+    """Neighbouring images of one mask grid."""
+    begin = 0
+    for i in range(1, len(images) + 1):
+        if i == len(images) or images[i].shape != images[begin].shape:
+            yield range(begin, i)
+            begin = i
 
 
 def plane_batch(images: Sequence[ImagePlanes]) -> PlaneBatch:
