@@ -91,39 +91,6 @@ def counting_masks(case: Case, contender: str, small: bool) -> Work:
     return count, maps.shape[0] * maps.shape[1], "map"
 
 
-def label_maps(small: bool) -> list[np.ndarray]:
-    """Of some images."""
-    images = data_of(CASES[0]).layers
-    return [np.ascontiguousarray(layer, np.uint16) for layers in images[: 2 if small else None] for _, layer in layers]
-
-
-def filling(backend: str, small: bool) -> Work:
-    """Label maps to planes."""
-    kernels, layers = kernel_backend(backend), label_maps(small)
-    plane_of = np.arange(65536, dtype=np.int32) % 40
-    plane_of[0] = -1
-    planes = np.zeros((len(layers), layers[0].shape[0] * -(-layers[0].shape[1] // 64), 40), np.uint64)
-
-    def fill() -> list[np.ndarray]:
-        for layer, own in zip(layers, planes, strict=True):
-            kernels.fill_planes(layer, plane_of, own)
-        return [planes]
-
-    return fill, len(layers), "label map"
-
-
-def numbering(backend: str, small: bool) -> Work:
-    """Pixels of each label number."""
-    kernels, layers, total = kernel_backend(backend), label_maps(small), np.zeros(65536, np.int64)
-
-    def number() -> list[np.ndarray]:
-        for layer in layers:
-            kernels.count_numbers(layer, total)
-        return [total]
-
-    return number, len(layers), "label map"
-
-
 @functools.cache
 def stream(kind: str) -> np.ndarray:
     """float16 (N, K, 13, 13)"""
@@ -178,7 +145,6 @@ for case in CASES:
     WORK[f"count_maps float32, {case}"] = functools.partial(counting, case, np.float32)
     WORK[f"mask_maps, {case}"] = functools.partial(masking, case)
     WORK[f"count_masks, {case}"] = functools.partial(counting_masks, case)
-WORK |= {"fill_planes": filling, "count_numbers": numbering}
 for kind in ("relu", "signed"):
     WORK[f"update_bins float16, {kind}"] = functools.partial(streaming, BinnedTail, kind, np.float16)
     WORK[f"update_bins float32, {kind}"] = functools.partial(streaming, BinnedTail, kind, np.float32)

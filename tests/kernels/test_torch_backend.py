@@ -112,7 +112,7 @@ def exact(monkeypatch):
 
 
 def test_what_has_no_pixels_of_units_is_the_hosts(monkeypatch):
-    for function in ("fill_planes", "count_numbers", "update_bins", "update_buffer", "refine"):
+    for function in ("label_planes", "update_bins", "update_buffer", "update_histogram", "collect"):
         assert getattr(backend, function) is getattr(host_backend(), function)
     monkeypatch.setenv("STREAMDISSECT_KERNELS", "torch")
     assert kernel_backend() is backend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from .arguments import COMMANDS
 from .output import TerminalControl, note
 
 PREFIX = "STREAMDISSECT_"
-OTHER_VARIABLES = ("RUN", "KERNELS", "REQUIRE_EXT", "TEST_SHARED", "GOLDEN_CSV")
+OTHER_VARIABLES = ("RUN", "KERNELS", "SIMD", "REQUIRE_EXT", "TEST_SHARED", "GOLDEN_CSV")
 """That are no options."""
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -44,6 +45,9 @@ def build_parser() -> tuple[arguments.Parser, dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names of concepts and files may be more than a terminal can show
     parser, modules = build_parser()
     given, unknown = parser.parse_known_args(argv)
     if given.command is None:
@@ -82,7 +86,7 @@ def refuse_misspelt(modules: dict[str, Any]) -> None:
         if (
             name != bare
             and bare not in {*options, *OTHER_VARIABLES}
-            and (near := get_close_matches(bare, options, 1, 0.8))
+            and (near := get_close_matches(bare, [*options, *OTHER_VARIABLES], 1, 0.8))
         ):
             remedy = f"did you mean {PREFIX}{near[0]}?"
             raise BadInput("environment", name, "the name of an option", remedy)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
+import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +17,9 @@ from . import arguments, output
 UNIT = arguments.Option("--unit", "one unit of a scored run: its concepts and its activations", metavar="LAYER:UNIT")
 OPTIONS = (UNIT, *arguments.COMMON)
 N_IMAGES, DECADES = 3, (0.1, 0.01, 1e-3, 1e-4, 1e-5)
-WIDTH, LEAST = 48, 1e-6
-SOLID, LIGHT = "\N{FULL BLOCK}", "\N{LIGHT SHADE}"
+LEAST = 1e-6
+"""Share that has no bar any more."""
+BLOCKS = ("\N{FULL BLOCK}", "\N{LIGHT SHADE}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +32,7 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         from ..options import RUN
         from ..stages.upkeep import info
 
-        facts = info(values.get("run", RUN), values.get("unit"))
+        facts = info(values.get("run") or os.environ.get("STREAMDISSECT_RUN", RUN), values.get("unit"))
     else:
         from .. import __version__
         from ..kernels import available_backends, build_info
@@ -76,7 +80,8 @@ def show_unit(facts: dict[str, Any]) -> None:
     """A unit on a page."""
     best = facts["best"]
     title = f"{best[0]['concept']} ({best[0]['category']}), IoU {best[0]['iou']:.3f}" if best else "no concept"
-    output.show(f"{facts['layer']}:{facts['unit']}  {title}{', a detector' if facts['detector'] else ''}")
+    scoring = "" if facts["scoring"] == "(main)" else f" [scoring {facts['scoring']}]"
+    output.show(f"{facts['layer']}:{facts['unit']}  {title}{', a detector' if facts['detector'] else ''}{scoring}")
     for other in best[1:]:
         output.show(f"  then {other['concept']} ({other['category']}), IoU {other['iou']:.3f}")
     flags = f"; {', '.join(facts['flags'])}" if facts["flags"] else ""
@@ -84,15 +89,18 @@ def show_unit(facts: dict[str, Any]) -> None:
         f"  threshold {facts['threshold']:.5g} at tail {facts['tail']}: "
         f"{facts['n_above']:,} of {facts['n']:,} activations above{flags}"
     )
-    output.show(f"  top images: {', '.join(facts['top_images'][:N_IMAGES])}")
+    if facts["top_images"]:
+        output.show(f"  top images: {', '.join(facts['top_images'][:N_IMAGES])}")
     found = facts["distribution"]
     if found is None:
         output.show("  no distribution: extracted with --distributions none")
         return
-    output.show(f"  mean {found['mean']:.4g}, standard deviation {found['std']:.4g}")
-    output.show("")
-    for line in draw_distribution(found, facts["threshold"]):
-        output.show(line)
+    ends = f"from {found['vmin']:.4g} to {found['vmax']:.4g}, "
+    output.show(f"  {ends}mean {found['mean']:.4g}, standard deviation {found['std']:.4g}")
+    if found["bins"]:
+        output.show("")
+        for line in draw_distribution(found, facts["threshold"]):
+            output.show(line)
     output.show("")
     shown = [[share, value] for share, value in found["tail"] if share in DECADES]
     output.show("  share above   " + "".join(f"{share:>9.2g}" for share, _ in shown))
@@ -103,16 +111,26 @@ def show_unit(facts: dict[str, Any]) -> None:
 
 def draw_distribution(found: dict[str, Any], threshold: float) -> Iterator[str]:
     """Shares of the activations by size, bars by their logarithms, what lies above the threshold in a lighter ink."""
+    solid, light = inks()
     yield "  activation share"
-    rows = [(low, share, SOLID if high <= threshold else LIGHT) for low, high, share in found["bins"]]
     if found["zero_share"]:
-        yield bar("zero", found["zero_share"], SOLID if threshold >= 0 else LIGHT)
-    for low, share, ink in rows:
-        yield bar(f"{low:.4g}", share, ink)
-    yield f"  {found['vmax']:>10.4g}   {LIGHT} above the threshold; bars by logarithm, none below one in a million"
+        yield bar("zero", found["zero_share"], solid if threshold >= 0 else light)
+    for low, high, share in found["bins"]:
+        yield bar(f"{low:.4g}", share, solid if high <= threshold else light)
+    yield f"  {'':>10} {light} above the threshold; bars by logarithm, none below one in a million"
+
+
+def inks() -> tuple[str, str]:
+    """Block elements, or what a terminal that cannot show them can."""
+    try:
+        "".join(BLOCKS).encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "#", "."
+    return BLOCKS
 
 
 def bar(label: str, share: float, ink: str) -> str:
     """One row."""
-    length = round(WIDTH * (1 - math.log(max(share, LEAST)) / math.log(LEAST)))
+    width = max(10, min(48, shutil.get_terminal_size().columns - 24))
+    length = round(width * (1 - math.log(max(share, LEAST)) / math.log(LEAST)))
     return f"  {label:>10} {ink * length}{' ' if length else ''}{100 * share:.3g} %".rstrip()

@@ -19,22 +19,23 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import BadInput
+from .choosing import FORMS, Chooser, ways_of
 from .geometry import WORD, AxisWeights, PlaneBatch, words_of
 from .labels import N_NUMBERS, LabelIndex, LabelTables
 
 __all__ = [
     "AxisWeights",
+    "Chooser",
     "LabelTables",
     "PlaneBatch",
     "available_backends",
     "build_info",
     "count_maps",
     "count_masks",
-    "count_numbers",
-    "fill_planes",
     "kernel_backend",
     "label_planes",
     "mask_maps",
+    "ways_of",
     "words_of",
 ]
 
@@ -99,8 +100,9 @@ def check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _placed(module: ModuleType, device: str | None) -> dict[str, str]:
+def _placed(module: ModuleType, device: str | None, form: str | None = None) -> dict[str, str]:
     """Arguments that give a backend its device. ValueError for one that knows no other than the CPU."""
+    check(form is None or (module.name == "torch" and form in FORMS), f"form {form!r}: torch has {', '.join(FORMS)}")
     if device is None or (device == "cpu" and module.name != "torch"):
         return {}
     check(module.name == "torch", f"device {device!r}: the backend {module.name} counts on the CPU, torch elsewhere")
@@ -145,10 +147,11 @@ def _keys32(bits: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _check_maps(maps: NDArray[Any], rows: AxisWeights, columns: AxisWeights) -> NDArray[Any]:
-    check(maps.dtype in (np.float16, np.float32), f"maps are float16 or float32, not {maps.dtype}")
+    dtype = str(maps.dtype).removeprefix("torch.")
+    check(dtype in ("float16", "float32"), f"maps are float16 or float32, not {dtype}")
     grid = (rows.n_source, columns.n_source)
-    check(maps.shape[-2:] == grid, f"maps are {maps.shape[-2:]}, the weights are for {grid}")
-    return _plain(maps)
+    check(maps.shape[-2:] == grid, f"maps are {tuple(maps.shape[-2:])}, the weights are for {grid}")
+    return _plain(maps) if isinstance(maps, np.ndarray) else maps  # a tensor stays where it is
 
 
 def mask_maps(
@@ -231,8 +234,9 @@ def count_maps(
     *,
     or_equal: bool = False,
     threads: int = 1,
-    backend: str = "auto",
+    backend: str | Chooser = "auto",
     device: str | None = None,
+    form: str | None = None,
 ) -> None:
     """Mask every map at its unit's threshold and add up what the masks share with the labels (methods 3.4).
 
@@ -254,10 +258,12 @@ def count_maps(
     threads : int
         Units are shared out among them; each counter belongs to one thread, so the result is the same for any number.
         With `torch`, PyTorch's own threads during the call.
-    backend : str
-        See `kernel_backend`.
+    backend : str or Chooser
+        See `kernel_backend`. A chooser tries its ways on the first maps of a kind and gives device and form as well.
     device : str, optional
         Where the backend `torch` counts: `cpu`, the default, `cuda`, `cuda:1`. Counts are the same everywhere.
+    form : str, optional
+        Who counts for `torch`: its `device`, the default; or the host, which is sent `bits`, packed masks, or `maps`.
 
     Raises
     ------
@@ -272,21 +278,28 @@ def count_maps(
     _check_counters(planes, n_images, n_units, counters, chance)
     is_vector = active.shape == (n_units,) and active.dtype == np.int64 and active.flags.carray
     check(is_vector, f"active is contiguous, writeable int64 ({n_units},)")
+    if isinstance(backend, Chooser):
+        if n_images == 0 or n_units == 0:
+            return
+        arrays = maps, thresholds, rows, columns, planes, counters, chance, active
+        backend, device, form = backend.way(count_maps, *arrays, or_equal=or_equal, threads=threads)
     module = kernel_backend(backend)
-    where = _placed(module, device)
+    where = _placed(module, device, form)
     if n_images == 0 or n_units == 0:
         return
+    if module.name != "torch" and not isinstance(maps, np.ndarray):
+        maps = _plain(maps.numpy(force=True))
     thresholds, keys, keys16 = threshold_keys(thresholds, or_equal)
     prepared = module.prepare(planes, **where)
 
-    def count(begin: int, end: int, **named: int) -> None:
+    def count(begin: int, end: int, **named: Any) -> None:
         added = counters, chance, active
         module.count_maps(
             maps, thresholds, keys, keys16, or_equal, rows, columns, prepared, begin, end, *added, **named
         )
 
     if module.name == "torch":  # shares out by itself, within its operations
-        count(0, n_units, threads=threads)
+        count(0, n_units, threads=threads, form=form or "device")
         return
     edges = np.linspace(0, n_units, max(1, min(threads, n_units)) + 1).astype(int).tolist()
     if len(edges) == 2:
@@ -367,10 +380,7 @@ def label_planes(
         raise ValueError(f"label maps have pixels, not {shape}")
     if whole and not 0 <= min(whole) <= max(whole) < N_NUMBERS:
         raise ValueError(f"label numbers are uint16, not {min(whole)}..{max(whole)}")
-    module = kernel_backend(backend)
-    if module.name == "torch":
-        module = host_backend()
-    index: LabelIndex = module.label_planes(
+    index: LabelIndex = kernel_backend(backend).label_planes(
         maps,
         list(whole),
         *shape,
@@ -382,25 +392,6 @@ def label_planes(
         tables.labelled_only,
     )
     return index
-
-
-def fill_planes(
-    layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64], *, backend: str = "auto"
-) -> None:
-    """Set in planes (H * words, P) the pixels of `layer` (H, W): number n goes to plane `plane_of[n]`, -1: none."""
-    layer = _label_map(layer)
-    check(plane_of.shape == (65536,), "plane_of has an entry for each of 65536 numbers")
-    check(planes.dtype == np.uint64 and planes.ndim == 2 and planes.flags.carray, "planes are uint64, writeable")
-    check(planes.shape[0] == layer.shape[0] * words_of(layer.shape[1]), "planes are of another grid")
-    check(bool(plane_of.max() < planes.shape[1]), "plane_of points outside the planes")
-    kernel_backend(backend).fill_planes(layer, _plain(plane_of, np.int32), planes)
-
-
-def count_numbers(layer: NDArray[np.uint16], *, backend: str = "auto") -> NDArray[np.int64]:
-    """(65536,) pixels of each label number in a map (H, W)."""
-    count = np.zeros(65536, np.int64)
-    kernel_backend(backend).count_numbers(_label_map(layer), count)
-    return count
 
 
 def _label_map(layer: NDArray[Any]) -> NDArray[np.uint16]:

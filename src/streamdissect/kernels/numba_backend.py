@@ -160,16 +160,6 @@ def label_planes(
     )
 
 
-def fill_planes(layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64]) -> None:
-    """See kernels.fill_planes."""
-    numba_counting.fill_planes(constant(layer), constant(plane_of), planes)
-
-
-def count_numbers(layer: NDArray[np.uint16], count: NDArray[np.int64]) -> None:
-    """See kernels.count_numbers."""
-    numba_counting.count_numbers(constant(layer), count)
-
-
 def update_bins(
     half: NDArray[np.uint16] | None,
     single: NDArray[np.uint32] | None,

@@ -1,4 +1,4 @@
-"""One unit's map on one image -> its mask: the loops of csrc/mask.h, where the bounds are proved."""
+"""One unit's map on one image -> its mask: the loops of csrc/mask.h; docs/exactness.md proves the bound."""
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
 

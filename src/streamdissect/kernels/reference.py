@@ -101,15 +101,3 @@ def count_masks(
                 counters[row, k] += area
             for row, present in zip(planes.present_row[c], planes.present_area[c], strict=True):
                 chance[row, k] += area * int(present)
-
-
-def fill_planes(layer: NDArray[np.uint16], plane_of: NDArray[np.int32], planes: NDArray[np.uint64]) -> None:
-    """planes[:, plane_of[number]] |= the pixels of `layer` (H, W) that carry the number."""
-    for plane in np.unique(plane_of[np.unique(layer)]):
-        if plane >= 0:
-            planes[:, plane] |= pack(plane_of[layer] == plane)
-
-
-def count_numbers(layer: NDArray[np.uint16], count: NDArray[np.int64]) -> None:
-    """count[number] += pixels of `layer` that carry the number."""
-    count += np.bincount(layer.ravel(), minlength=len(count))

@@ -12,8 +12,6 @@ from .geometry import AxisWeights, PlaneBatch
 
 name = "reference"
 label_planes = reference_planes.label_planes
-fill_planes = reference.fill_planes
-count_numbers = reference.count_numbers
 update_bins = reference_tail.update_bins
 update_buffer = reference_tail.update_buffer
 update_histogram = reference_tail.update_histogram

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -17,14 +18,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import host_backend, torch_masks
+from . import host_backend, torch_feed, torch_masks
 from .geometry import AxisWeights, PlaneBatch, words_of
-from .torch_masks import Filter, Grid, as_float32, fitting, iter_bands, passing, pixels_of, upload, upload_words
+from .torch_masks import (
+    Grid,
+    Group,
+    Masks,
+    Source,
+    fitting,
+    iter_bands,
+    packed,
+    pixels_of,
+    upload_words,
+    words_of_bytes,
+)
 
 name = "torch"
 host = host_backend()
-fill_planes = host.fill_planes
-count_numbers = host.count_numbers
+label_planes = host.label_planes
 update_bins = host.update_bins
 update_buffer = host.update_buffer
 update_histogram = host.update_histogram
@@ -62,12 +73,15 @@ def find_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Labels:
-    """A batch's label planes on a device, as packed as they came."""
+    """A batch's label planes, and the device that counts, or looks through the maps."""
 
     planes: PlaneBatch
     device: torch.device
-    words: Tensor
-    """int64, see PlaneBatch.words."""
+
+    @cached_property
+    def words(self) -> Tensor:
+        """int64 on the device, see PlaneBatch.words; as packed as they came, and brought there once for all units."""
+        return upload_words(self.planes.words, self.device)
 
     def pixels(self, image: int, some: slice, begin: int, end: int) -> Tensor:
         """float32 (planes, (end - begin) * W) of 0 and 1: rows begin..end-1 of some of an image's planes."""
@@ -82,9 +96,8 @@ class Labels:
 
 
 def prepare(planes: PlaneBatch, device: str = "cpu") -> Labels:
-    """Label planes on the device that counts, brought there once for all units."""
-    found = find_device(device)
-    return Labels(planes, found, upload_words(planes.words, found))
+    """Label planes for a device. ValueError where it is not there."""
+    return Labels(planes, find_device(device))
 
 
 def mask_maps(
@@ -100,13 +113,13 @@ def mask_maps(
     """See kernels.mask_maps."""
     place = find_device(device)
     with threads_and_precision(place):
-        masks = Masks(maps, thresholds, keys, keys, or_equal, Grid.on(place, rows, columns), place)
+        masks = Masks(Source(maps), thresholds, keys, keys, or_equal, Grid.on(place, rows, columns), place)
         for group in masks.groups():
             doubtful = group.no_doubt()
             for begin, end in iter_bands(masks.grid.shape):
                 part = slice(begin * words_of(columns.n_pixels), end * words_of(columns.n_pixels))
                 on, doubt = group.filter.decide(masks.grid, begin, end)
-                bits[group.index, part] = torch_masks.words_from(on)
+                bits[group.index, part] = words_of_bytes(packed(on).cpu().numpy())
                 doubtful |= doubt.flatten(1).amax(1) > 0
             open_maps = group.index[group.filter.undecided(masks.grid, doubtful).cpu().numpy()]
             for index in (open_maps, group.uncovered):
@@ -114,7 +127,7 @@ def mask_maps(
 
 
 def count_maps(
-    maps: NDArray[Any],
+    maps: NDArray[Any] | Tensor,
     thresholds: NDArray[np.float32],
     keys: NDArray[np.int32],
     keys16: NDArray[np.int16],
@@ -128,41 +141,61 @@ def count_maps(
     chance: NDArray[np.int64],
     active: NDArray[np.int64],
     threads: int | None = None,
+    form: str = "device",
 ) -> None:
-    """See kernels.count_maps; units unit_begin..unit_end-1. `threads` are PyTorch's own, None: as many as it has."""
+    """See kernels.count_maps; units unit_begin..unit_end-1.
+
+    `maps` may be a tensor, wherever it is. `threads` are PyTorch's own and those that count on the host; None: as many
+    as PyTorch has, and one. `form` says who counts: the `device`, or the host, which is sent `bits` or `maps` (see
+    torch_feed).
+    """
     units = slice(unit_begin, unit_end)
     n_images, n_units = len(maps), unit_end - unit_begin
-    flat = maps[:, units].reshape(n_images * n_units, *maps.shape[2:])
-    own_keys = keys16 if maps.dtype == np.float16 else keys
-    targets = counters[:, units], chance[:, units]
+    source = Source(maps[:, units].reshape(n_images * n_units, *maps.shape[2:]))
     device = prepared.device
     with threads_and_precision(device, threads):
         masks = Masks(
-            flat,
+            source,
             np.tile(thresholds[units], n_images),
             np.tile(keys[units], n_images),
-            np.tile(own_keys[units], n_images),
+            np.tile(keys16[units] if source.is_half else keys[units], n_images),
             or_equal,
             Grid.on(device, rows, columns),
             device,
         )
-        for group in masks.groups():
-            doubtful = group.no_doubt()
+        targets = counters[:, units], chance[:, units], active[units]
+        if form == "device":
+            count_on_device(masks, prepared, n_units, *targets)
+        else:
+            torch_feed.count_on_host(masks, prepared.planes, n_units, form, threads or 1, *targets)
 
-            def decided(begin: int, end: int, group: Group = group, doubtful: Tensor = doubtful) -> Tensor:
-                on, doubt = group.filter.decide(masks.grid, begin, end)
-                torch.logical_or(doubtful, doubt.flatten(1).amax(1) > 0, out=doubtful)
-                return on.flatten(1)
 
-            image, unit = np.divmod(group.index, n_units)
-            shared = share_pixels(prepared, image, decided)
-            is_open = group.filter.undecided(masks.grid, doubtful).cpu().numpy()
-            add_shared(prepared.planes, image, unit, shared, ~is_open, *targets)
-            exact = np.sort(np.concatenate([group.index[is_open], group.uncovered]))
-            image, unit = np.divmod(exact, n_units)
-            count_words(prepared, image, unit, masks.exact(exact), *targets)
-            for index in (group.index, group.uncovered):
-                active[units] += np.bincount(index % n_units, minlength=n_units)
+def count_on_device(
+    masks: Masks,
+    prepared: Labels,
+    n_units: int,
+    counters: NDArray[np.int64],
+    chance: NDArray[np.int64],
+    active: NDArray[np.int64],
+) -> None:
+    """Masks of image i, unit k, at i * n_units + k: count them in matrix products."""
+    for group in masks.groups():
+        doubtful = group.no_doubt()
+
+        def decided(begin: int, end: int, group: Group = group, doubtful: Tensor = doubtful) -> Tensor:
+            on, doubt = group.filter.decide(masks.grid, begin, end)
+            torch.logical_or(doubtful, doubt.flatten(1).amax(1) > 0, out=doubtful)
+            return on.flatten(1)
+
+        image, unit = np.divmod(group.index, n_units)
+        shared = share_pixels(prepared, image, decided)
+        is_open = group.filter.undecided(masks.grid, doubtful).cpu().numpy()
+        add_shared(prepared.planes, image, unit, shared, ~is_open, counters, chance)
+        exact = np.sort(np.concatenate([group.index[is_open], group.uncovered]))
+        image, unit = np.divmod(exact, n_units)
+        count_words(prepared, image, unit, masks.exact(exact), counters, chance)
+        for index in (group.index, group.uncovered):
+            active += np.bincount(index % n_units, minlength=n_units)
 
 
 def count_masks(
@@ -173,68 +206,6 @@ def count_masks(
     image, unit = np.divmod(np.arange(n_images * n_units), n_units)
     with threads_and_precision(prepared.device):
         count_words(prepared, image, unit, masks.reshape(-1, n_words), counters, chance)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Maps that are enlarged together."""
-
-    index: NDArray[np.int64]
-    """Which they are, ascending."""
-    filter: Filter
-    """What decides them."""
-    uncovered: NDArray[np.int64]
-    """Maps among them that the filter does not cover."""
-
-    def no_doubt(self) -> Tensor:
-        """(n,) of nothing but False."""
-        return torch.zeros(len(self.index), dtype=torch.bool, device=self.filter.keys.device)
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Maps (n, h, w), float16 or float32, with their thresholds and keys (n,), on their way to masks."""
-
-    maps: NDArray[Any]
-    thresholds: NDArray[np.float32]
-    keys: NDArray[np.int32]
-    own_keys: NDArray[Any]
-    """Keys in the format of the maps."""
-    or_equal: bool
-    grid: Grid
-    device: torch.device
-
-    def groups(self) -> Iterator[Group]:
-        """The maps with a value that passes, as many at a time as fit into the working memory."""
-        integers = np.int16 if self.maps.dtype == np.float16 else np.int32
-        bits = self.maps.view(integers)
-        step = fitting(self.device, torch_masks.MAP_BYTES * self.maps[:1].size)
-        for begin in range(0, len(bits), step):
-            some = upload(bits[begin : begin + step], self.device)
-            keys = upload(self.own_keys[begin : begin + step], self.device)
-            passed = passing(some, keys).flatten(1).any(1).nonzero()[:, 0]
-            index = begin + passed.cpu().numpy()
-            values = as_float32(some[passed])
-            size = fitting(self.device, self.grid.map_bytes)
-            for first in range(0, len(index), size):
-                part = slice(first, first + size)
-                yield self._group(index[part], values[part])
-
-    def _group(self, index: NDArray[np.int64], values: Tensor) -> Group:
-        bounds = (upload(array[index], self.device) for array in (self.thresholds, self.keys))
-        found, covered = Filter.of(values, *bounds)
-        known = covered.cpu().numpy()
-        return Group(index[known], found, index[~known])
-
-    def exact(self, index: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """(n, H * words) masks of some maps by the host's kernel, which settles every pixel."""
-        height, width = self.grid.shape
-        bits = np.zeros((len(index), height * words_of(width)), np.uint64)
-        if len(index):
-            values = np.ascontiguousarray(self.maps[index]).astype(np.float32, copy=False)
-            bounds = self.thresholds[index], self.keys[index]
-            host.mask_maps(values, *bounds, self.or_equal, self.grid.rows, self.grid.columns, bits)
-        return bits
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 | | knows | takes, for a unit |
 | --- | --- | --- |
 | `BinnedTail`, `BufferedTail` | the largest values, exactly; how many is said beforehand | memory for these |
-| `Histogram` | every rank: float16 exactly, float32 to 2**-7 of the value | 20 to 260 KiB |
+| `Histogram` | every rank: float16 exactly, float32 to 2**-7 of the value | 20 to 180 KiB |
 | `ReqSketch` | every rank, the far tail best | 33 KiB with k = 50 |
 | `KllSketch` | every rank alike | 17 KiB with k = 1024 |
 

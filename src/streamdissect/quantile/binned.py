@@ -21,8 +21,8 @@ NO_BOUND = -32769
 class BinnedTail(UnitStreams, PagedBins):
     """Counts of the values above a bound that rises with the stream (see csrc/tail.h).
 
-    Memory is about 1 KiB for each 256 neighbouring keys in use above the bound: some 20 KiB a unit for a tail of 0.005,
-    at most 256 KiB.
+    Memory is about 1 KiB for each 256 neighbouring keys in use above the bound, and 256 KiB for all units together that
+    are held ready: some 20 KiB a unit for a tail of 0.005, at most 256 KiB.
 
     For float32 the bin is the upper half of the key, and a `Refinement` finds the lower half in a second pass.
     """

@@ -27,7 +27,7 @@ class Distribution:
     """Of the K units of one layer."""
 
     quantile: NDArray[np.float32]
-    """(K, 256) ascending: the value that the share (i + 1/2) / 256 does not exceed, an element of the data."""
+    """(K, 256) ascending: the value that the share (i + 1/2) / 256 does not exceed."""
     tail: NDArray[np.float64]
     """(64,) shares p from 0.1585 down to 1e-5, fifteen to a decade."""
     tail_value: NDArray[np.float32]
@@ -56,10 +56,15 @@ class Distribution:
         return found
 
     def bins(self, unit: int, n_bins: int = N_BINS) -> list[tuple[float, float, float]]:
-        """About the share of a unit's values other than zero between equally spaced values: (from, to, share)."""
-        low, high = float(self.vmin[unit]), float(self.vmax[unit])
-        if not np.isfinite([low, high]).all() or low == high:
+        """About the share of a unit's values other than zero between equally spaced values: (from, to, share).
+
+        Infinities count with the first and the last; none where all values known are the same.
+        """
+        known = np.concatenate([self.quantile[unit], self.tail_value[unit], [self.vmin[unit], self.vmax[unit]]])
+        finite = known[np.isfinite(known)]
+        if len(finite) == 0 or finite.min() == finite.max():
             return []
+        low, high = float(finite.min()), float(finite.max())
         edges = np.linspace(low, high, n_bins + 1)
         above = self.share_above(unit, edges)
         above[0], above[-1] = 1.0, 0.0
@@ -77,9 +82,15 @@ class Distribution:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Inverse of `to_arrays`."""
         try:
-            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+            found = cls(**{field.name: arrays[field.name] for field in fields(cls)})
         except KeyError as error:
             raise ValueError(f"a saved distribution is cut: {error}") from error
+        n_units = len(found.vmin) if found.vmin.ndim else -1
+        shapes = {"quantile": (n_units, N_QUANTILES), "tail_value": (n_units, N_TAIL_RANKS), "tail": (N_TAIL_RANKS,),
+                  "tail_error": (N_TAIL_RANKS,), "quantile_error": ()}  # fmt: skip
+        if any(getattr(found, field.name).shape != shapes.get(field.name, (n_units,)) for field in fields(cls)):
+            raise ValueError("a saved distribution is cut, or of other shares")
+        return found
 
 
 def find_distribution(streams: Streams, tails: Streams, moments: Moments | None = None) -> Distribution:
@@ -100,10 +111,12 @@ def find_distribution(streams: Streams, tails: Streams, moments: Moments | None 
     known = [tails if tails.knows(p) else streams for p in TAIL_SHARES]
     tail_m = np.stack([[tail_rank(p, each) for each in n.tolist()] for p in TAIL_SHARES])
     from_tails = np.array([each is tails for each in known])
-    tail_value = np.zeros((len(TAIL_SHARES), streams.n_units), np.float32)
+    tail_value, tail_error = np.zeros((len(TAIL_SHARES), streams.n_units), np.float32), np.zeros(len(TAIL_SHARES))
     for source, rows in ((tails, from_tails), (streams, ~from_tails)):
         if rows.any():
             tail_value[rows] = values_at(source, tail_m[rows])
+            shares = [p for p, is_row in zip(TAIL_SHARES, rows, strict=True) if is_row]
+            tail_error[rows] = source.error_bounds(shares)
     return Distribution(
         quantile=np.ascontiguousarray(values_at(streams, quantile_m).T),
         tail=np.array([float(p) for p in TAIL_SHARES]),
@@ -113,8 +126,8 @@ def find_distribution(streams: Streams, tails: Streams, moments: Moments | None 
         mean=mean,
         std=std,
         zero_share=streams.counts[2] / n,
-        quantile_error=np.array(max(streams.error_bound(float(share)) for share in SHARES[:: N_QUANTILES - 1])),
-        tail_error=np.array([each.error_bound(float(p)) for each, p in zip(known, TAIL_SHARES, strict=True)]),
+        quantile_error=np.array(streams.error_bounds([1 - share for share in SHARES]).max()),
+        tail_error=tail_error,
     )
 
 

@@ -25,8 +25,8 @@ class Histogram(PagedBins):
     most 2**-7 apart in relation to their size; `tail_threshold` gives the least of them, `error_bound` how many it may
     be off, and a `Refinement` the exact value in a second pass.
 
-    Memory is 2 KiB a unit and 1 KiB for each 256 neighbouring keys in use: 70 to 120 KiB a unit for a network's float16
-    activations, at most 260 KiB; 20 KiB for float32. Beyond 2**32 values a unit it trebles.
+    Memory is 1 KiB a unit and 1 KiB for each 256 neighbouring keys in use, half as many again and 256 held ready: 70 to
+    180 KiB a unit for a network's float16 activations, 20 to 30 KiB for float32. Beyond 2**32 values a unit it trebles.
 
     Parameters
     ----------

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tally import Arrays
+from .keys import BITS
+from .streams import check_block
 
 VERSION = 1
 LIMBS, LIMB_BITS = 24, 32
@@ -43,9 +45,12 @@ class Moments:
     def update(self, block: NDArray[Any]) -> None:
         """Take in values (B, K, ...), float16 or float32."""
         n_units = len(self.n)
+        if getattr(block, "dtype", None) not in BITS:
+            raise ValueError("moments are of blocks of float16 or float32")
+        check_block(block, block.dtype, n_units)
         if not block.size:
             return
-        maps = block.reshape(*block.shape[:2], -1)
+        maps = np.ascontiguousarray(block).reshape(*block.shape[:2], -1)  # a map's sum depends on its values' order
         at_once = max(1, VALUES_AT_ONCE // maps[0].size)
         for begin in range(0, len(maps), at_once):
             values = maps[begin : begin + at_once].reshape(-1, maps.shape[2]).astype(np.float64)
@@ -95,7 +100,7 @@ class Moments:
 
     def to_arrays(self) -> Arrays:
         """The state; equal for equal streams, whatever their order and division."""
-        return {"version": np.array(VERSION), "n": self.n, "limbs": carried(self._limbs)}
+        return {"version": np.array(VERSION), "n": self.n.copy(), "limbs": carried(self._limbs)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -114,24 +115,31 @@ class PagedBins(Streams):
         """For float32 the least key of the bin, and the values above the bin."""
         found, n_above = np.zeros(m.shape, np.int64), np.zeros(m.shape, np.int64)
         for unit, (bins, above, _) in enumerate(self._iter_found(m)):
-            edge = np.maximum(bins << self.shift, self.extremes[0, unit])
+            lowest, highest = self.extremes[:, unit].tolist()
+            edge = np.maximum(bins << self.shift, lowest)
+            edge = np.where(m[..., unit].ravel() == 0, highest, edge)  # both ends are known exactly
             found[..., unit], n_above[..., unit] = edge.reshape(m.shape[:-1]), above.reshape(m.shape[:-1])
         return found, n_above
 
     def bracket(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """The ends of the bin of the (m+1)-th largest value, and how many values lie in it."""
         low, _ = self.tail_keys(m)
-        high = np.minimum(low | ((1 << self.shift) - 1), self.extremes[1])
+        high = np.where(m == 0, low, np.minimum(low | ((1 << self.shift) - 1), self.extremes[1]))
         inside = np.array([counts.reshape(m.shape[:-1]) for _, _, counts in self._iter_found(m)], np.int64)
         return low, np.maximum(low, high), np.moveaxis(inside, 0, -1)
 
-    def error_bound(self, tail: float) -> float:
+    def error_bound(self, tail: Fraction | float) -> float:
         """The largest share of a unit's values in the bin that holds a threshold; 0 where a bin is one value."""
+        return float(self.error_bounds([share_of(tail)])[0])
+
+    def error_bounds(self, tails: Sequence[Fraction]) -> NDArray[np.float64]:
+        """`error_bound` of several tails."""
+        m = np.array([np.minimum(self.ranks(tail), np.maximum(self.n - 1, 0)) for tail in tails])
         if self.is_exact:
-            return 0.0
-        m = np.minimum(self.ranks(share_of(tail)), np.maximum(self.n - 1, 0))
-        inside = self.bracket(m)[2]
-        return float((inside / np.maximum(self.n, 1)).max())
+            return np.zeros(len(tails))
+        inside = np.where((m == 0) | (m == self.n - 1), 0, self.bracket(m)[2])
+        shares: NDArray[np.float64] = (inside / np.maximum(self.n, 1)).max(axis=1)
+        return shares
 
     def _above(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         above = np.zeros(self.n_units, np.int64)

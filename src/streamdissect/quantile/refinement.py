@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from ..kernels import kernel_backend
 from .keys import FLOAT16, bits_of, keys_to_values
-from .streams import Streams, check_block
+from .streams import Streams, check_block, share_of
 
 POOL = 1 << 16
 """Values that are gathered before they are sorted; at least those of one map of each image of a block."""
 KEY_BITS = 32
+
+
+BYTES_EACH = 64
+"""Of a value: its code and its count, twice while they are sorted in, and room for as many more."""
 
 
 class MissedBracket(ValueError):
@@ -29,8 +33,8 @@ class Refinement:
     ----------
     streams : Streams
         That have seen every value.
-    tails : sequence of Fraction
-        p, 0 < p < 1, each.
+    tails : sequence of Fraction or float
+        p, 0 to 1, each.
     units : range
         Of the units to refine.
 
@@ -40,9 +44,11 @@ class Refinement:
     together. What comes out is exact, whatever the streams' error, or it is refused.
     """
 
-    def __init__(self, streams: Streams, tails: Sequence[Fraction], units: range) -> None:
-        m = np.stack([streams.ranks(tail) for tail in tails])
-        low, high, _ = streams.bracket(np.clip(m, 0, np.maximum(streams.n - 1, 0)))
+    def __init__(self, streams: Streams, tails: Sequence[Fraction | float], units: range) -> None:
+        if units.step != 1 or not 0 <= units.start < units.stop <= streams.n_units:
+            raise ValueError(f"units {units}: a range within the {streams.n_units}, of at least one")
+        m = ranks_at(streams, tails)
+        low, high, _ = streams.bracket(m)
         chosen = slice(units.start, units.stop)
         self._shape = len(tails), len(units)
         self._m, self._n = m[:, chosen], streams.n[chosen]
@@ -57,11 +63,11 @@ class Refinement:
         self._n_seen, self._n_expected, self._n_units = 0, streams.n_seen, streams.n_units
 
     @staticmethod
-    def state_bytes(streams: Streams, tails: Sequence[Fraction]) -> NDArray[np.int64]:
-        """(K,) about the memory that each unit's values between its brackets take."""
-        m = np.stack([streams.ranks(tail) for tail in tails])
-        inside = streams.bracket(np.clip(m, 0, np.maximum(streams.n - 1, 0)))[2]
-        needed: NDArray[np.int64] = 4 * 8 * inside.sum(axis=0)  # codes and counts, twice while they are joined
+    def state_bytes(streams: Streams, tails: Sequence[Fraction | float]) -> NDArray[np.int64]:
+        """(K,) about the memory that each unit's values between its brackets take, equal values but once."""
+        low, high, inside = streams.bracket(ranks_at(streams, tails))
+        distinct = np.minimum(inside, np.maximum(high - low - 1, 0))
+        needed: NDArray[np.int64] = BYTES_EACH * distinct.sum(axis=0)
         return needed
 
     def update(self, block: NDArray[Any]) -> None:
@@ -71,7 +77,8 @@ class Refinement:
             return
         bits = bits_of(block)
         self._n_seen += bits.shape[0] * bits.shape[2]
-        self._pool = np.resize(self._pool, max(len(self._pool), bits.shape[0] * bits.shape[2]))
+        if len(self._pool) - self._filled < bits.shape[0] * bits.shape[2]:
+            self._empty_pool(bits.shape[0] * bits.shape[2])
         half, single = (bits, None) if self._dtype == FLOAT16 else (None, bits)
         slot = 0
         while slot < len(self._unit):
@@ -79,16 +86,21 @@ class Refinement:
                 half, single, slot, self._unit, self._low, self._high, self._counts, self._pool, self._filled
             )
             if slot < len(self._unit):
-                self._empty_pool()
+                self._empty_pool(bits.shape[0] * bits.shape[2])
 
-    def _empty_pool(self) -> None:
-        """Sort what was gathered in with the rest, equal values together."""
+    def _empty_pool(self, least: int = 0) -> None:
+        """Sort what was gathered in with the rest, equal values together, and have room for at least so many more.
+
+        The room grows with what is held: all of it is sorted a few times only, however much is gathered.
+        """
         codes, many = np.unique(self._pool[: self._filled], return_counts=True)
         self._filled = 0
         codes, where = np.unique(np.concatenate([self._codes, codes]), return_inverse=True)
         total = np.zeros(len(codes), np.int64)
         np.add.at(total, where, np.concatenate([self._many, many]))
         self._codes, self._many = codes, total
+        if len(self._pool) < max(least, len(codes)):
+            self._pool = np.zeros(max(least, len(codes)), np.int64)
 
     def thresholds(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """T and the values above it.
@@ -125,3 +137,11 @@ class Refinement:
                 raise MissedBracket("a threshold lies outside its bracket")
             keys[unit, tail], n_above[unit, tail] = falling[at - 1], reached[at - 1]
         return keys_to_values(keys.T, self._dtype), n_above.T.copy()
+
+
+def ranks_at(streams: Streams, tails: Sequence[Fraction | float]) -> NDArray[np.int64]:
+    """(P, K) ranks of each tail's thresholds. ValueError for no tails, or what are none."""
+    if not tails:
+        raise ValueError("no tails were given")
+    m = np.stack([streams.ranks(share_of(tail)) for tail in tails])
+    return np.clip(m, 0, np.maximum(streams.n - 1, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from itertools import count
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ..kernels.reference_sketch import FILLER, GULP, LEVELS, compact, first_coins, levels_of, unit_seeds
 from ..tally import Arrays
 from .keys import FLOAT16, FLOAT32, NO_KEY
-from .streams import Streams, whole
+from .streams import Streams, as_whole, share_of, whole
 
 LEAST_K, LARGEST_K = 8, 2**16
 ROOM = 128
@@ -57,6 +58,7 @@ class Sketch(Streams):
         self, n_units: int, k: int, seed: int = 0, dtype: Any = FLOAT32, backend: str = "auto", threads: int = 1
     ) -> None:
         super().__init__(n_units, dtype, backend)
+        k, seed, threads = as_whole("k", k), as_whole("the seed", seed), as_whole("threads", threads)
         if not LEAST_K <= k <= LARGEST_K or k % 2:
             raise ValueError(f"k is {k}: must be even, {LEAST_K} to {LARGEST_K}")
         if not 0 <= seed < 2**63:
@@ -86,9 +88,9 @@ class Sketch(Streams):
         """False."""
         return False
 
-    def error_bound(self, tail: float) -> float:
+    def error_bound(self, tail: Fraction | float) -> float:
         """Four standard errors: one rank in 16,000 may be expected to lie beyond, were errors normal."""
-        return 4 * self.standard_error(tail)
+        return 4 * self.standard_error(float(share_of(tail)))
 
     @property
     def nbytes(self) -> int:
@@ -210,9 +212,9 @@ class Sketch(Streams):
         return {
             "fill": np.array(self._fill, np.int64),
             "turn": np.array(self._turn, np.int64),
-            "coins": self._coins,
+            "coins": self._coins.copy(),
             "pending": np.sort(self._pending[:, : self._n_pending], axis=1),
-            "keys": self._rows[:, : sum(self._fill)],
+            "keys": self._rows[:, : sum(self._fill)].copy(),
         }
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -263,7 +265,7 @@ class Sketch(Streams):
             some = np.clip(some, lowest, highest)  # both ends are known exactly
             some = np.where(ranks == 0, highest, np.where(ranks == self.n[units] - 1, lowest, some))
             found[:, units] = some
-            for unit, descending in enumerate(-falling):
+            for unit, descending in enumerate(-falling.astype(np.int64)):  # -(-2**31) is no int32
                 at = np.searchsorted(descending, -some[:, unit])
                 n_above[:, units.start + unit] = np.append(0, down_to[unit])[at]
         return found.reshape(shape), n_above.reshape(shape)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Self
 
@@ -24,14 +25,27 @@ def tail_rank(tail: Fraction, n: int) -> int:
 
 def share_of(number: Fraction | float) -> Fraction:
     """A share, exactly: a float stands for the shortest decimal number that gives it. ValueError beyond 0 to 1."""
-    share = number if isinstance(number, Fraction) else Fraction(str(number))
+    try:
+        share = number if isinstance(number, Fraction) else Fraction(str(number))
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(-1)
     if not 0 <= share <= 1:
         raise ValueError(f"{number}: a share is 0 to 1")
     return share
 
 
+def as_whole(name: str, value: Any) -> int:
+    """A whole number. ValueError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}: must be a whole number") from None
+
+
 def check_block(block: NDArray[Any], dtype: np.dtype[Any], n_units: int) -> None:
     """ValueError for what is no block of values of these units."""
+    if not isinstance(block, np.ndarray):
+        raise ValueError(f"a block is a NumPy array, {dtype} (B, {n_units}, ...), not a {type(block).__name__}")
     if block.dtype != dtype or block.ndim < 2 or block.shape[1] != n_units:
         raise ValueError(f"a block is {dtype} (B, {n_units}, ...), not {block.dtype} {block.shape}")
 
@@ -53,7 +67,7 @@ class Streams(ABC):
     """Tells states of different classes apart."""
 
     def __init__(self, n_units: int, dtype: Any, backend: str = "auto") -> None:
-        self.n_units, self.dtype = n_units, np.dtype(dtype)
+        self.n_units, self.dtype = as_whole("the number of units", n_units), np.dtype(dtype)
         if self.dtype not in BITS:
             raise ValueError(f"values are float16 or float32, not {self.dtype}")
         if n_units < 1:
@@ -119,9 +133,17 @@ class Streams(ABC):
         """Whether the threshold at a tail can be told at all."""
         return True
 
-    def error_bound(self, tail: float) -> float:
-        """By how much a rank may be wrong, as a share of all values, where the share `tail` lies above; 0: exact."""
+    def error_bound(self, tail: Fraction | float) -> float:
+        """By how much a rank may be wrong, as a share of all values, where the share `tail` lies above; 0: exact.
+
+        ValueError where `tail` is no share, or so many values were not kept.
+        """
+        self.ranks(share_of(tail))
         return 0.0
+
+    def error_bounds(self, tails: Sequence[Fraction]) -> NDArray[np.float64]:
+        """`error_bound` of several tails."""
+        return np.array([self.error_bound(tail) for tail in tails], np.float64)
 
     def tail_keys(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Key of the (m+1)-th largest value, and how many values lie above it; both as good as `error_bound` says.
@@ -223,7 +245,10 @@ class Streams(ABC):
         ValueError
             `x` is NaN or of another shape, or values as small as `x` were not kept.
         """
-        bounds = np.broadcast_to(np.asarray(x, np.float64), (self.n_units,))
+        given = np.asarray(x, np.float64)
+        if given.shape not in ((), (self.n_units,)):
+            raise ValueError(f"ranks of one number, or of one for each of {self.n_units} units, not of {given.shape}")
+        bounds = np.broadcast_to(given, (self.n_units,))
         if np.isnan(bounds).any():
             raise ValueError("the rank of NaN was asked for")
         keys = keys_at_most(bounds, self.dtype)
@@ -273,8 +298,8 @@ class Streams(ABC):
         return {
             "kind": np.array(f"{self.kind} {self.dtype}"),
             "shape": np.array(shape, np.int64),
-            "counts": self.counts,
-            "extremes": self.extremes,
+            "counts": self.counts.copy(),
+            "extremes": self.extremes.copy(),
             **self._kept(),
         }
 
@@ -337,7 +362,7 @@ class UnitStreams(Streams):
 
     def __init__(self, n_units: int, capacity: int, dtype: Any, backend: str = "auto") -> None:
         super().__init__(n_units, dtype, backend)
-        self.capacity = capacity
+        self.capacity = capacity = as_whole("the capacity", capacity)
         if capacity < 1:
             raise ValueError(f"capacity {capacity}: must be at least 1")
 

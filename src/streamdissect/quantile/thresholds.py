@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tally import Arrays
-from .streams import Streams, tail_rank
+from .streams import Streams, share_of, tail_rank
 
 DEAD, SPARSE, TIED, SHORT, NONFINITE = 1, 2, 4, 8, 16
 FLAG_NAMES = {DEAD: "DEAD", SPARSE: "SPARSE", TIED: "TIED", SHORT: "SHORT", NONFINITE: "NONFINITE"}
@@ -45,13 +45,16 @@ class Thresholds:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Inverse of `to_arrays`."""
         try:
-            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+            found = cls(**{field.name: arrays[field.name] for field in fields(cls)})
         except KeyError as error:
             raise ValueError(f"saved thresholds are cut: {error}") from error
+        if any(getattr(found, field.name).shape != found.n.shape for field in fields(cls)):
+            raise ValueError("saved thresholds are of different numbers of units")
+        return found
 
 
 def find_thresholds(
-    streams: Streams, tail: Fraction, refined: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
+    streams: Streams, tail: Fraction | float, refined: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
 ) -> Thresholds:
     """Thresholds of all units at one tail.
 
@@ -59,16 +62,19 @@ def find_thresholds(
     ----------
     streams : Streams
         That have seen every value of the run.
-    tail : Fraction
-        p, 0 < p < 1.
+    tail : Fraction or float
+        p, 0 <= p < 1; a float stands for the shortest decimal number that gives it.
     refined : (float32 (K,), int64 (K,)), optional
         T and the values above it from a `Refinement`. Without it both are as good as the streams' `error_bound` says.
 
     Raises
     ------
     ValueError
-        So many of the largest values were not kept.
+        `tail` is none, or so many of the largest values were not kept.
     """
+    tail = share_of(tail)
+    if tail == 1:
+        raise ValueError("tail 1: no value has all values above it")
     m = streams.ranks(tail)
     if refined is None:
         keys, n_above = streams.tail_keys(m)

@@ -65,6 +65,8 @@ class LayerPlan:
     """Whence the thresholds come."""
     sketch: StreamPlan | None
     """Whence the distributions come, where the streams do not know them."""
+    has_distribution: bool
+    """Whether they are wanted."""
     n_top: int
 
     @classmethod
@@ -75,6 +77,7 @@ class LayerPlan:
             LayerArray.from_json(layer["array"]),
             StreamPlan.from_json(layer["streams"]),
             None if sketch is None else StreamPlan.from_json(sketch),
+            bool(layer["distribution"]),
             n_top,
         )
 
@@ -115,11 +118,11 @@ class LayerTally:
 
     def distribution(self) -> Distribution | None:
         """Of all values; None where the plan gathers none."""
+        if not self.plan.has_distribution:
+            return None
         if self.sketch is not None:
             return find_distribution(self.sketch, self.streams, self.moments)
-        if isinstance(self.streams, Histogram) and self.streams.is_exact:
-            return find_distribution(self.streams, self.streams)
-        return None
+        return find_distribution(self.streams, self.streams)
 
     def to_arrays(self) -> Arrays:
         """The state."""

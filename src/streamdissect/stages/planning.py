@@ -111,6 +111,7 @@ def plan_run(
                 "array": spec.to_json(),
                 "streams": streams.to_json(),
                 "sketch": None if sketch is None else sketch.to_json(),
+                "distribution": options.distributions == "full",
                 "field": describe_field(fields[name]),
             }
         )
@@ -158,12 +159,13 @@ def choose_streams(
         if spec.dtype == "float32":
             return StreamPlan(Histogram.kind), sketch
         needed = Histogram.state_bytes(spec.n_units)
-        if needed <= room or options.thresholds == "histogram":
+        fits = needed <= room
+        is_asked = options.thresholds == "histogram"
+        if not fits:
+            instead = "" if is_asked else "; the thresholds are exact nevertheless, the distributions are sketched"
+            control.say(f"layer {spec.name}: histograms may take {needed / 1e6:.0f} MB, beyond --memory{instead}")
+        if fits or is_asked:
             return StreamPlan(Histogram.kind), None
-        control.say(
-            f"layer {spec.name}: the histograms could take {needed / 1e6:.0f} MB, more than --memory allows; the "
-            f"thresholds are exact nevertheless, the distributions are sketched"
-        )
     capacity = max(tail_rank(p, n) for p in options.tails) + 1
     if capacity > LARGEST_CAPACITY:
         got = f"{options.thresholds!r} with {n} activations a unit"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,12 +71,26 @@ def all_distributions(run: RunDir, tallies: Sequence[LayerTally]) -> list[Distri
     for position, tally in enumerate(tallies):
         path = run.ledger("extract").folder / f"distribution-{position}.npz"
         if path.exists():
-            found.append(Distribution.from_arrays(load_arrays(path)))
+            found.append(load_kept(path, Distribution, tally.streams.n_units))
             continue
         found.append(tally.distribution())
         if (each := found[-1]) is not None:
             with suppress(OSError):
                 save_arrays(path, each.to_arrays())
+    return found
+
+
+KeptT = TypeVar("KeptT", Thresholds, Distribution)
+
+
+def load_kept(path: Path, kind: type[KeptT], n_units: int) -> KeptT:
+    """What was worked out before. IncompleteRun where the file is damaged, or of another layer."""
+    try:
+        found = kind.from_arrays(load_arrays(path))
+        if len(found.vmin) != n_units:
+            raise ValueError(f"{len(found.vmin)} units, the layer has {n_units}")
+    except ValueError as error:
+        raise IncompleteRun(f"{path}: damaged ({error}); delete it, then run the same command again") from error
     return found
 
 
@@ -94,7 +109,7 @@ class Passes:
             if streams.knows(tail) and (streams.is_exact or approximate):
                 found[tail] = find_thresholds(streams, tail)
             elif (path := self._path(tail)).exists():
-                found[tail] = Thresholds.from_arrays(load_arrays(path))
+                found[tail] = load_kept(path, Thresholds, streams.n_units)
         missing = [tail for tail in tails if tail not in found]
         for tail, thresholds in self._read(streams, missing).items() if missing else ():
             with suppress(OSError):  # a run that cannot be written to is read again the next time
@@ -102,7 +117,7 @@ class Passes:
             found[tail] = thresholds
         return {tail: found[tail] for tail in tails}
 
-    def _path(self, tail: Fraction) -> Any:
+    def _path(self, tail: Fraction) -> Path:
         """Where thresholds are kept."""
         name = f"thresholds-{self._position}-{tail.numerator}-{tail.denominator}.npz"
         return self._run.ledger("extract").folder / name

@@ -40,7 +40,8 @@ def load_arrays(path: Path, is_wanted: Callable[[str], bool] = lambda name: True
     except Exception as error:  # zipfile, zlib and the parser of array headers raise about anything on damaged bytes
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise IncompleteRun(f"{path}: damaged ({error}); delete it, then run the same command again") from error
+        reason = "no .npz file" if "allow_pickle" in str(error) else error  # NumPy's advice is to trust it
+        raise IncompleteRun(f"{path}: damaged ({reason}); delete it, then run the same command again") from error
 
 
 def with_prefix(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
