@@ -13,10 +13,11 @@ PACKAGE = Path(streamdissect.__file__).parent
 FLOORS = [
     {"errors", "tally", "atomic", "richtext"},
     {"callables", "hdf5files", "options"},
+    {"perturboptions"},
     {"kernels"},
     {"quantile"},
     {"measure"},
-    {"data", "models", "store"},
+    {"data", "figures", "models", "store"},
     {"stages"},
     {"cli"},
     {"__init__", "__main__"},

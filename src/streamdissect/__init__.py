@@ -15,16 +15,24 @@ if TYPE_CHECKING:
     from .data.dataset import Concepts, Dataset, ImageLabels
     from .data.opening import open_dataset
     from .errors import BadInput, IncompleteRun, Stopped, StorageFailure, StreamdissectError
+    from .measure.composition import Robustness
     from .measure.dissection import Dissection, LayerDissection
+    from .measure.perturbations import Draw, Perturbation
+    from .measure.warps import Warp
     from .options import ExtractOptions, ScoreOptions
+    from .perturboptions import PerturbOptions, ShowOptions
+    from .stages.audit import audit
     from .stages.capture import capture
     from .stages.demo import demo, synth
     from .stages.extract import extract
     from .stages.listing import layers
+    from .stages.masks import masks
     from .stages.merge import merge
     from .stages.packing import pack
+    from .stages.perturb import perturb
     from .stages.score import score, score_partial
     from .stages.scoring import Partial
+    from .stages.show import Shown, show
     from .stages.upkeep import clean, info, verify
     from .store.rundir import RunDir
 
@@ -33,27 +41,38 @@ HOMES = {
     "Concepts": "data.dataset",
     "Dataset": "data.dataset",
     "Dissection": "measure.dissection",
+    "Draw": "measure.perturbations",
     "ExtractOptions": "options",
     "ImageLabels": "data.dataset",
     "IncompleteRun": "errors",
     "LayerDissection": "measure.dissection",
     "Partial": "stages.scoring",
+    "PerturbOptions": "perturboptions",
+    "Perturbation": "measure.perturbations",
+    "Robustness": "measure.composition",
     "RunDir": "store.rundir",
     "ScoreOptions": "options",
+    "ShowOptions": "perturboptions",
+    "Shown": "stages.show",
     "Stopped": "errors",
     "StorageFailure": "errors",
     "StreamdissectError": "errors",
+    "Warp": "measure.warps",
+    "audit": "stages.audit",
     "capture": "stages.capture",
     "clean": "stages.upkeep",
     "demo": "stages.demo",
     "extract": "stages.extract",
     "info": "stages.upkeep",
     "layers": "stages.listing",
+    "masks": "stages.masks",
     "merge": "stages.merge",
     "open_dataset": "data.opening",
     "pack": "stages.packing",
+    "perturb": "stages.perturb",
     "score": "stages.score",
     "score_partial": "stages.score",
+    "show": "stages.show",
     "synth": "stages.demo",
     "verify": "stages.upkeep",
 }
@@ -64,27 +83,38 @@ __all__ = [
     "Concepts",
     "Dataset",
     "Dissection",
+    "Draw",
     "ExtractOptions",
     "ImageLabels",
     "IncompleteRun",
     "LayerDissection",
     "Partial",
+    "PerturbOptions",
+    "Perturbation",
+    "Robustness",
     "RunDir",
     "ScoreOptions",
+    "ShowOptions",
+    "Shown",
     "Stopped",
     "StorageFailure",
     "StreamdissectError",
+    "Warp",
+    "audit",
     "capture",
     "clean",
     "demo",
     "extract",
     "info",
     "layers",
+    "masks",
     "merge",
     "open_dataset",
     "pack",
+    "perturb",
     "score",
     "score_partial",
+    "show",
     "synth",
     "verify",
 ]

@@ -38,6 +38,7 @@ MULTIPLICITIES = ("set", "multiset")
 UNLABELLED = ("negative", "ignore")
 FOREIGN = ("voc", "coco-panoptic", "ade20k", "cityscapes")
 """Layouts of published datasets that `pack --from` reads."""
+MOST_BLOCKS = 4096
 BACKENDS = ("auto", "cython", "numba", "torch", "reference")
 
 
@@ -133,6 +134,8 @@ class ExtractOptions(CommonOptions):
         for name in ("batch_size", "top_images"):
             check_number(name, getattr(self, name), 1)
         check_number("seed", self.seed, 0)
+        if self.seed >= 2**63:
+            raise BadInput("seed", str(self.seed), "a whole number below 2**63", "choose another")
         check_number("workers", self.workers, 0)
         for name in ("limit", "shard_images", "max_disk"):
             if getattr(self, name) is not None:
@@ -171,6 +174,12 @@ class ScoreOptions(CommonOptions):
     backend: str = "auto"
     device: str | None = None
     """Where the backend `torch` counts. None, or `auto`: CUDA, else the CPU."""
+    blocks: int | None = None
+    """Blocks of images whose counters are kept apart too; None: of no blocks."""
+    block_by: str = "name"
+    """What puts an image into its block: a hash of its `name`, or of a part of it; see `parse_block_by`."""
+    keep_masks: bool = False
+    """Whether the masks of active maps are kept."""
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -181,6 +190,13 @@ class ScoreOptions(CommonOptions):
         if self.device is not None and self.backend != "torch":
             got, expected = f"{self.device!r} with backend {self.backend}", "the backend torch beside it"
             raise BadInput("--device", got, expected, "leave it out: other backends count on the CPU")
+        if self.blocks is not None:
+            check_number("blocks", self.blocks, 2)
+            if self.blocks > MOST_BLOCKS:
+                raise BadInput("blocks", str(self.blocks), f"at most {MOST_BLOCKS}", "64 serve for intervals")
+        elif self.block_by != "name":
+            raise BadInput("--block-by", repr(self.block_by), "--blocks beside it", "say how many, such as --blocks 64")
+        parse_block_by(self.block_by)
         if self.upsample is not None:
             check_choice("upsample", self.upsample, UPSAMPLING)
         if not isinstance(self.mask_size, str):
@@ -294,6 +310,13 @@ def parse_size(text: str, thing: str) -> tuple[int, int]:
 def parse_mask_size(text: str) -> str | tuple[int, int]:
     """`label`, `image` or HxW."""
     return text if text in ("label", "image") else parse_size(text, "--mask-size")
+
+
+def parse_block_by(text: str) -> str:
+    """`name`; `prefix`: its text up to the first `/`; `prefix:N`: its first N characters. Checked and given back."""
+    if not isinstance(text, str) or not re.fullmatch(r"name|prefix(:[1-9][0-9]{0,3})?", text):
+        raise BadInput("--block-by", repr(text), "name, prefix, or prefix:N with N from 1", "correct it")
+    return text
 
 
 def parse_limit(text: str) -> tuple[int, bool]:

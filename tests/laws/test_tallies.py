@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamdissect.measure.blocks import BlockTally
 from streamdissect.measure.counters import Counters
 from streamdissect.measure.planes import LabelRules, image_planes
 from streamdissect.measure.topimages import TopImages
@@ -34,6 +35,12 @@ def count(tally, rows):
     tally.add(maps, np.full(N_UNITS, 0.3, np.float32), planes, WEIGHTS)
 
 
+def count_by_block(tally, rows):
+    maps, planes = images(rows)
+    thresholds, blocks = np.full(N_UNITS, 0.3, np.float32), np.array(rows) % 4
+    tally.add(Counters(N_UNITS, 3, 2), maps, thresholds, planes, blocks, WEIGHTS)
+
+
 def rank_images(tally, rows):
     maps, _ = images(rows)
     keys = BufferedTail(N_UNITS, 1).update(maps)
@@ -43,6 +50,7 @@ def rank_images(tally, rows):
 CAPACITY = tail_rank(Fraction(1, 10), 60) + 1
 TALLIES = {
     "counters": (Counters, lambda: Counters(N_UNITS, 3, 2), count),
+    "block counters": (BlockTally, lambda: BlockTally(4, N_UNITS, 3, 2, 500), count_by_block),
     "top images": (TopImages, lambda: TopImages(N_UNITS, 4), rank_images),
     "float32 buffer": (
         BufferedTail,

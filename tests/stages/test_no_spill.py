@@ -50,13 +50,13 @@ def test_the_results_are_those_of_a_stored_run(dtype, method, nets, scenes, tmp_
 
 
 def test_each_shard_takes_one_forward_pass(full, nets, scenes, tmp_path, monkeypatch):
-    import streamdissect.stages.sources as sources
+    import streamdissect.stages.reopening as reopening
 
     out, passed = tmp_path / "run", []
     sd.extract(f"{nets}:build", scenes, LAYERS, out, spill="none", shard_images=6, batch_size=4)
-    real = sources.forward_shard
+    real = reopening.forward_shard
     monkeypatch.setattr(
-        sources,
+        reopening,
         "forward_shard",
         lambda run, work, images, *rest: passed.append(images) or real(run, work, images, *rest),
     )

@@ -132,7 +132,7 @@ def test_unclaimed_shards_are_shared_without_being_told(nets, scenes, undisturbe
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch_size": 20}, {"shard_images": 7}, {"workers": 0}, {"codec": "lz4"}, {"memory": 10**7}]
+    "options", [{"batch_size": 20}, {"shard_images": 7}, {"workers": 0}, {"codec": "lz4"}, {"memory": 4 * 10**7}]
 )
 def test_given_equal_activations_the_rest_is_equal(options, nets, scenes, undisturbed, everything, tmp_path):
     named = {"batch_size": 2, "shard_images": 2, "threads": 1} | options

@@ -96,7 +96,7 @@ def resolve_all(modules: dict[str, Any], given: Any) -> dict[str, Any]:
     """Values of the options, and of RUN, OUT or DATA."""
     refuse_misspelt(modules)
     values = arguments.resolve(modules[given.command].OPTIONS, given, given.command)
-    for name in ("run", "out", "source"):
+    for name in ("run", "out", "source", "words"):
         if getattr(given, name, None) is not None:
             values[name] = getattr(given, name)
     default = os.environ.get("STREAMDISSECT_RUN")

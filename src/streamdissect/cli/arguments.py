@@ -31,6 +31,7 @@ from ..options import (
     UPSAMPLING,
     as_three,
     is_whole,
+    parse_block_by,
     parse_bytes,
     parse_limit,
     parse_mask_size,
@@ -40,7 +41,20 @@ from ..options import (
     parse_tails,
 )
 
-COMMANDS = ("extract", "score", "merge", "info", "verify", "layers", "pack", "synth", "demo", "clean")
+COMMANDS = (
+    "extract",
+    "score",
+    "perturb",
+    "show",
+    "merge",
+    "info",
+    "verify",
+    "layers",
+    "pack",
+    "synth",
+    "demo",
+    "clean",
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,7 @@ EXTRACT = (
     Option("--out", "the run [./run]", metavar="RUN"),
     Option("--split", "images of this split only", metavar="NAME"),
     Option("--limit", "N images, spread by a seeded hash, or first:N", parse_limit, metavar="N"),
-    Option("--seed", "seed of --limit's sample and of --weights random [0]", whole("--seed"), metavar="N"),
+    Option("--seed", "seed of --limit's sample, --weights random and sketches [0]", whole("--seed"), metavar="N"),
     Option("--labelled-only", "leave out images without any label", words=0),
     INPUT_SIZE,
     Option("--mean", "subtracted from each channel [ImageNet's]", three("--mean", False), None, ("R", "G", "B"), 3),
@@ -170,6 +184,17 @@ SCORE = (
     Option("--unlabelled", "what pixels without a label of the category are [negative]", choices=UNLABELLED),
     Option("--backend", "kernels; the results are the same [auto]", choices=BACKENDS),
     Option("--device", "where --backend torch counts: auto, cpu, cuda, cuda:1 [auto]", metavar="NAME"),
+    Option(
+        "--blocks", "keep counters of N blocks of images too, for intervals [none]", whole("--blocks", 2), None, "N"
+    ),
+    Option(
+        "--block-by",
+        "images of one name, or prefix of it (to the first /, or N characters), stay together [name]",
+        parse_block_by,
+        metavar="name|prefix[:N]",
+    ),
+    Option("--keep-masks", "keep the masks of active maps, in RUN/masks", words=0),
+    Option("--audit", "how many detectors there are by other rules: a table of unions, upsamplings and tails", words=0),
     Option("--name", "keep the results apart, in RUN/scores/NAME", metavar="NAME"),
     SHARD,
 )

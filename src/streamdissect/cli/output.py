@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..stages.control import Control, Meter
 
 if TYPE_CHECKING:
+    from ..measure.audit import AuditRow
     from ..measure.dissection import Dissection
 
 LOG_SECONDS = 30.0
@@ -25,8 +28,17 @@ def show(text: str) -> None:
 
 
 def show_json(value: Any) -> None:
-    """One JSON object."""
-    show(json.dumps(value, indent=1, ensure_ascii=False))
+    """One JSON object; NaN and infinities, which JSON has not, are null."""
+    show(json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON with null for every number that is none."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def note(text: str) -> None:
@@ -87,6 +99,24 @@ def show_scored(result: Dissection, run: str, name: str | None, as_json: bool) -
     show_dissection(result)
     folder = run if name is None else f"{run}/scores/{name}"
     show(f"tables: {folder}/tables/units.csv; everything: {folder}/dissection.h5")
+
+
+AUDIT_HEAD = ["layer", "upsample", "tail", "union", "detectors", "unique: top", "by category", "any", "mean best IoU"]
+
+
+def show_audit(rows: Sequence[AuditRow], run: str, name: str | None, as_json: bool) -> None:
+    """An audit as a table, and where its files are."""
+    if as_json:
+        show_json([asdict(row) for row in rows])
+        return
+    lines = [AUDIT_HEAD]
+    for row in rows:
+        counts = (row.detectors, row.unique_top, row.unique_by_category, row.unique_any)
+        rules = [row.layer, row.upsample, row.tail, row.union]
+        lines.append([*rules, *map(str, counts), f"{row.mean_best_iou:.4f}"])
+    show_table(lines)
+    folder = run if name is None else f"{run}/scores/{name}"
+    show(f"table: {folder}/tables/audit.csv; with the rules: {folder}/audit.json")
 
 
 def show_dissection(result: Dissection) -> None:

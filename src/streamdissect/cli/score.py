@@ -18,15 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..options import RUN, ScoreOptions
+    from ..stages.audit import audit
     from ..stages.score import score
 
-    network = {name: values[name] for name in ("model", "weights", "trust_model") if name in values}
-    aside = {"config", "json", "debug", "run", "data", "labels", *network}
+    network: dict[str, Any] = {name: values[name] for name in ("model", "weights", "trust_model") if name in values}
+    aside = {"config", "json", "debug", "run", "data", "labels", "audit", *network}
     if values.get("backend") != "torch" and values.get("device") == os.environ.get("STREAMDISSECT_DEVICE"):
         aside.add("device")  # the variable is meant for extract as well
     options = ScoreOptions(**{key: value for key, value in values.items() if key not in aside})
     path = values.get("run", RUN)
-    result = score(path, values.get("data"), labels=values.get("labels"), options=options, control=control, **network)
+    given: dict[str, Any] = {"labels": values.get("labels"), "options": options, "control": control, **network}
+    rows = audit(path, values.get("data"), **given) if values.get("audit") else None
+    if rows is not None:
+        output.show_audit(rows, path, options.name, bool(values.get("json")))
+        return 0
+    result = None if values.get("audit") else score(path, values.get("data"), **given)
     if result is None:
         output.note(f"{path}: this worker's shards are counted; the worker that ends last writes the result")
         if values.get("json"):

@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import AxisWeights, count_maps
+from ..kernels import AxisWeights, Chooser, count_maps
 from ..tally import Arrays
-from .planes import ImagePlanes, plane_batch
+from .planes import ImagePlanes, grid_runs, plane_batch
 
 VERSION = 1
 DENSE = ("concept_area", "category_images", "category_pixels", "active_maps")
@@ -62,7 +62,7 @@ class Counters:
         *,
         or_equal: bool = False,
         threads: int = 1,
-        backend: str = "auto",
+        backend: str | Chooser = "auto",
         device: str | None = None,
     ) -> None:
         """Count the maps (B, K, h, w) of B images.
@@ -77,18 +77,14 @@ class Counters:
         """
         if len(maps) != len(images):
             raise ValueError(f"maps of {len(maps)} images, labels of {len(images)}")
-        begin = 0
-        while begin < len(images):
-            end = begin + 1
-            while end < len(images) and images[end].shape == images[begin].shape:
-                end += 1
-            rows, columns = weights[images[begin].shape]
+        for run in grid_runs(images):
+            rows, columns = weights[images[run.start].shape]
             count_maps(
-                maps[begin:end],
+                maps[run.start : run.stop],
                 thresholds,
                 rows,
                 columns,
-                plane_batch(images[begin:end]),
+                plane_batch(images[run.start : run.stop]),
                 self.rows,
                 self.chance,
                 self.active_maps,
@@ -97,7 +93,10 @@ class Counters:
                 backend=backend,
                 device=device,
             )
-            begin = end
+        self.add_labels(images)
+
+    def add_labels(self, images: Sequence[ImagePlanes]) -> None:
+        """Count what no unit has a part in."""
         for image in images:
             self.concept_area[image.present_row] += image.present_area
             self.category_images += image.category_pixels > 0
@@ -132,30 +131,30 @@ class Counters:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Inverse of `to_arrays`; ValueError where arrays are missing, damaged or of another version."""
         try:
-            version, *sizes = _whole_numbers(arrays, "shape", (4,)).tolist()
+            version, *sizes = whole_numbers(arrays, "shape", (4,)).tolist()
             if version != VERSION:
                 raise ValueError(f"counters of version {version}, expected {VERSION}")
             n_units, n_concepts, n_categories = sizes
             expected = {"active_maps": (n_units,), "concept_area": (n_concepts,)}
             expected |= dict.fromkeys(("category_images", "category_pixels"), (n_categories,))
-            dense = {name: _whole_numbers(arrays, name, shape) for name, shape in expected.items()}
+            dense = {name: whole_numbers(arrays, name, shape) for name, shape in expected.items()}
             counters = cls(n_units, n_concepts, n_categories)  # the sizes are those of arrays that exist
             for name, array in dense.items():
                 getattr(counters, name)[...] = array
             for name in ("rows", "chance"):
                 flat = getattr(counters, name).ravel()
-                index = _whole_numbers(arrays, f"{name}_index", (-1,))
-                count = _whole_numbers(arrays, f"{name}_count", index.shape)
+                index = whole_numbers(arrays, f"{name}_index", (-1,))
+                count = whole_numbers(arrays, f"{name}_count", index.shape)
                 if np.any(np.diff(index) <= 0) or np.any(index < 0) or np.any(index >= flat.size):
                     raise ValueError(f"saved counters are damaged: {name}_index must ascend within 0..{flat.size - 1}")
                 flat[index] = count
-            counters.n_images, counters.n_pixels = _whole_numbers(arrays, "totals", (2,)).tolist()
+            counters.n_images, counters.n_pixels = whole_numbers(arrays, "totals", (2,)).tolist()
         except KeyError as error:
             raise ValueError(f"saved counters are cut: no {error}") from error
         return counters
 
 
-def _whole_numbers(arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
+def whole_numbers(arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """The saved array of that name, int64 and of that shape; -1: any length."""
     array = np.asarray(arrays[name])
     fits = array.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, array.shape, strict=True))

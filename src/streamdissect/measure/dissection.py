@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from ..quantile import FLAG_NAMES, Distribution, Thresholds
 from ..richtext import html_table
+from ..tally import Arrays
+from .bootstrap import BlockCounters
 from .counters import Counters
 from .iou import Scores, detectable_share, score_counters
 
@@ -84,6 +86,8 @@ class LayerDissection:
     """(K, T)"""
     distribution: Distribution | None = None
     """What the units' values are like; None where `extract` did not gather it."""
+    blocks: BlockCounters | None = None
+    """The counters of each block of images; None where they were not kept apart."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """tail, tau, union, mask_test, upsample, field map, mask size and the like, as text and numbers."""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +101,7 @@ class LayerDissection:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Every array by name; the distribution's aside."""
+        """Every array by name; those of the distribution and the blocks aside."""
         return {name: getattr(self, name) for name in ARRAYS}
 
     @property
@@ -111,7 +115,8 @@ class LayerDissection:
         return np.where(c >= 0, np.rint(union), 0).astype(np.int64)  # I / (I / U) is within 2 ulp of U < 2**50
 
 
-ARRAYS = tuple(f.name for f in fields(LayerDissection) if f.name not in ("distribution", "attributes", "summary"))
+ASIDE = ("distribution", "blocks", "attributes", "summary")
+ARRAYS = tuple(f.name for f in fields(LayerDissection) if f.name not in ASIDE)
 """Fields of `LayerDissection` that are arrays."""
 
 
@@ -230,6 +235,7 @@ def dissect_layer(
     counters: Counters,
     top: tuple[NDArray[np.int64], NDArray[np.float32]],
     distribution: Distribution | None,
+    blocks: Arrays | None,
     category: NDArray[np.int32],
     category_name: tuple[str, ...],
     tau: Fraction,
@@ -244,6 +250,8 @@ def dissect_layer(
         Of the tails extracted, and of `tail`.
     top : int64 (K, T), float32 (K, T)
         Top images and their maxima.
+    blocks : arrays, optional
+        The counters of each block, as `sum_blocks` gives them.
     category : int32 (C,)
         Primary category of each concept.
     """
@@ -268,6 +276,7 @@ def dissect_layer(
         top_image=top[0],
         top_value=top[1],
         distribution=distribution,
+        blocks=BlockCounters(blocks, category, union) if blocks is not None else None,
         attributes=attributes,
         summary=summarise(found, counters, scores, category_name, tau, attributes),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def best_of(intersection: NDArray[np.int64], union: NDArray[np.int64]) -> NDArra
     best = np.full(n_units, -1, np.int32)
     if n_concepts == 0:
         return best
-    ratio = np.divide(intersection, union, out=np.zeros(intersection.shape), where=union > 0)
+    ratio = ratios(intersection, union)
     top = ratio.max(axis=1)
     close = (ratio >= (top * (1 - 2**-50))[:, None]) & (intersection > 0)
     for k in np.flatnonzero(top > 0).tolist():
@@ -100,12 +101,24 @@ def score_counters(counters: Counters, category: NDArray[np.int32], tau: Fractio
         `paper` and `mask-touch`: the unit's pixels counted for the concept's category; `all-images`: all its pixels.
     """
     intersection = counters.intersection
-    if union_rule == "all-images":
-        area = np.broadcast_to(counters.unit_area_all[:, None], intersection.shape)
-    else:
-        area = counters.unit_area[:, category]
+    area = areas_of(counters.unit_area, counters.unit_area_all, category, union_rule)
     union = area + counters.concept_area[None, :] - intersection
     return score_table(intersection, union, category, counters.n_categories, tau)
+
+
+def areas_of(
+    unit_area: NDArray[Any], unit_area_all: NDArray[Any], category: NDArray[np.int32], union_rule: str
+) -> NDArray[Any]:
+    """(K, C) pixels of each unit that count against each concept, from (K, G) and (K,)."""
+    if union_rule == "all-images":
+        return np.broadcast_to(unit_area_all[:, None], (len(unit_area), len(category)))
+    return unit_area[:, category]
+
+
+def ratios(intersection: NDArray[Any], union: NDArray[Any]) -> NDArray[np.float64]:
+    """I / U, 0 where U is."""
+    quotients: NDArray[np.float64] = np.divide(intersection, union, out=np.zeros(intersection.shape), where=union > 0)
+    return quotients
 
 
 def score_table(
@@ -116,7 +129,7 @@ def score_table(
     tau: Fraction,
 ) -> Scores:
     """As `score_counters`, from the counts themselves: (K, C) intersection and union."""
-    iou = np.divide(intersection, union, out=np.zeros(intersection.shape), where=union > 0)
+    iou = ratios(intersection, union)
     exceeds = exceeds_ratio(intersection, union, tau)
     by_category = np.full((len(intersection), n_categories), -1, np.int32)
     for g in range(n_categories):

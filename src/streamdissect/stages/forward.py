@@ -56,11 +56,7 @@ def iter_images(
     """
 
     def load(index: int) -> NDArray[np.uint8]:
-        image = data.image(index)
-        if image.shape[:2] != size:
-            picture = Image.fromarray(image)
-            image = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-        return image
+        return resized(data.image(index), size)
 
     if workers == 0:
         yield from map(load, images)
@@ -77,6 +73,13 @@ def iter_images(
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image (rows, columns, 3) as it enters the network: at its size, bilinearly."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 class Network:
@@ -101,10 +104,14 @@ class Network:
         self._std = torch.tensor(options.std, device=self.device).reshape(shape)
         self._order = torch.channels_last if is_channels_last(self.module) else torch.contiguous_format
 
-    def activations(self, images: list[NDArray[np.uint8]]) -> dict[str, NDArray[np.generic]]:
-        """Stored form of every layer's activations (B, K, h, w) for B images of one size."""
+    def prepare(self, images: Sequence[NDArray[np.uint8] | NDArray[np.float32]]) -> Tensor:
+        """Images (rows, columns, 3) of 0..255 as the network takes them, normalised; float32 need not be whole."""
         batch = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
-        batch = (batch.to(torch.float32) / 255 - self._mean) / self._std
+        return (batch.to(torch.float32) / 255 - self._mean) / self._std
+
+    def activations(self, images: Sequence[NDArray[np.uint8] | NDArray[np.float32]]) -> dict[str, NDArray[np.generic]]:
+        """Stored form of every layer's activations (B, K, h, w) for B images of one size, see `prepare`."""
+        batch = self.prepare(images)
         amp = AMP_DTYPES.get(self.options.amp)
         casting = nullcontext() if amp is None else torch.autocast(self.device.type, dtype=amp)
         with torch.inference_mode(), casting, self._hooks as hooks:
@@ -120,6 +127,27 @@ class Network:
             name: to_stored(found[name], name, options.dtype, options.allow_nonfinite, options.amp)
             for name in self.names
         }
+
+    def ascents(self, images: Sequence[NDArray[np.uint8] | NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Signs (rows, columns, 3) of the gradient, at each image, of the cross-entropy of its own first class.
+
+        BadInput where the network gives no logits, or has no gradient.
+        """
+        remedy = "fgsm needs a network that ends in a classifier; leave --fgsm out"
+        expected = "logits (images, classes), differentiable"
+        with torch.inference_mode(False), torch.enable_grad():
+            batch = self.prepare(images).contiguous(memory_format=self._order).requires_grad_()
+            found = self.module(batch)
+            if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images) or found.shape[1] < 2:
+                got = str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__
+                raise BadInput("--fgsm", f"a network whose output is {got}", expected, remedy)
+            try:
+                loss = torch.nn.functional.cross_entropy(found.float(), found.argmax(1), reduction="sum")
+                (gradient,) = torch.autograd.grad(loss, batch)
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                raise BadInput("--fgsm", f"a network without a gradient ({reason})", expected, remedy) from error
+        return list(gradient.sign().permute(0, 2, 3, 1).float().cpu().numpy())
 
 
 def is_channels_last(module: nn.Module) -> bool:

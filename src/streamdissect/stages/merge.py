@@ -15,6 +15,7 @@ from ..data.labellers import open_labellers
 from ..data.labelling import labellers_of
 from ..errors import BadInput, IncompleteRun
 from ..kernels import kernel_backend
+from ..measure.blocks import sum_blocks
 from ..measure.counters import Counters
 from ..measure.dissection import Dissection, LayerDissection, dissect_layer
 from ..options import ScoreOptions
@@ -23,6 +24,7 @@ from ..store.results import save_dissection
 from ..store.rundir import RunDir
 from ..store.tables import save_tables
 from ..tally import Arrays
+from .blocks import SUM_PART
 from .control import Control
 from .gathering import StreamPlan
 from .recording import peak_bytes
@@ -156,6 +158,7 @@ def combine(work: Scoring, parts: Parts, seconds: dict[str, float], peak: int) -
             counters,
             work.recorded.top[position],
             work.distributions[position],
+            merge_blocks(work, position, parts),
             concepts.category,
             concepts.category_name,
             work.options.iou,
@@ -177,6 +180,18 @@ def combine(work: Scoring, parts: Parts, seconds: dict[str, float], peak: int) -
     return result
 
 
+def merge_blocks(work: Scoring, position: int, parts: Parts) -> Arrays | None:
+    """The sum of all shards' counters by block, where they were kept."""
+    if work.options.blocks is None:
+        return None
+    spec = work.layers[position]
+    sizes = work.options.blocks, spec.n_units, work.rules.n_concepts, work.rules.n_categories
+    try:
+        return sum_blocks(lambda: parts(f"blocks-{position}"), sizes, work.options.memory // SUM_PART)
+    except ValueError as error:
+        raise IncompleteRun(f"layer {spec.name}: {error}; score again with --overwrite") from error
+
+
 def describe_layer(work: Scoring, position: int) -> dict[str, Any]:
     """What a layer's numbers rest on."""
     field = work.run.manifest["layers"][position]["field"]
@@ -194,6 +209,7 @@ def describe_layer(work: Scoring, position: int) -> dict[str, Any]:
         "field_source": field["source"] if field else "",
         "mask_size": settings["mask_size"],
         "dtype": work.layers[position].dtype,
+        **({"blocks": settings["blocks"], "block_by": settings["block_by"]} if settings["blocks"] else {}),
         "backend": kernel_backend(work.options.backend).name,
     }
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from ..data.dataset import Dataset
 from ..data.labellers import Labeller, Labels
@@ -18,18 +16,20 @@ from ..store.results import load_dissection
 from ..store.rundir import RunDir
 from ..tally import Arrays
 from .control import Control, Meter
+from .counting import count_shard, count_shards
 from .merge import merge_run
 from .scoring import (
     Network,
     Partial,
     attach_masks,
     choose_labellers,
-    count_shard,
-    count_shards,
     find_data,
     open_scoring,
 )
 from .settings import check_name, compare_settings, options_to_settings, saved_settings, scored_tail
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def score(
@@ -151,6 +151,8 @@ def score_partial(
     opened = run if isinstance(run, RunDir) else RunDir(run)
     labellers = choose_labellers(opened, data, labels)
     network, options = Network(model, weights, trust_model), with_options(options or ScoreOptions(), named)
+    if options.keep_masks:
+        raise BadInput("keep_masks", "True", "False: nothing is written here", "use score, or mask() of the result")
     work = open_scoring(opened, data, labellers, options, control, network, is_new=False)
     found: dict[int, Arrays] = {}
     total: dict[str, float] = {}

@@ -1,27 +1,26 @@
-"""A run opened for counting, with its labels and thresholds; and the counting of its shards."""
+"""A run opened for counting, with its labels and thresholds."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from ..data.dataset import Dataset
 from ..data.labellers import Labeller, Labels, open_labellers
 from ..data.labelling import add_labellers, base_of, label_dataset, labellers_of
 from ..data.opening import open_dataset
 from ..errors import BadInput
-from ..kernels import AxisWeights, mask_maps
+from ..kernels import AxisWeights, Chooser, mask_maps, ways_of
 from ..kernels.reference import unpack
+from ..measure.blocks import BlockTally
 from ..measure.counters import Counters
 from ..measure.dissection import Dissection
 from ..measure.fieldmap import AxisField
@@ -30,23 +29,24 @@ from ..measure.upsample import axis_weights
 from ..options import ScoreOptions
 from ..quantile import DEAD, SPARSE, Distribution, Thresholds
 from ..store.activations import LayerArray
-from ..store.claims import Claims
-from ..store.partials import Ledger, save_arrays, with_prefix
+from ..store.masks import MaskWriter
+from ..store.partials import Ledger
 from ..store.rundir import RunDir, stage_of
 from ..tally import Arrays
-from .control import Control, Meter
-from .extract import Work
+from .blocks import blocks_of
+from .control import Control
 from .labels import LabelPlanes
-from .recording import Recorded, layers_of, peak_bytes, read_recorded, store_of
+from .masks import keep_masks
+from .recording import Recorded, layers_of, read_recorded, store_of
 from .settings import check_approximate, check_name, check_upsampling, keep_settings, options_to_settings, scored_tail
-from .shards import iter_claimed, own_shards
-from .sources import ForwardMaps, Maps, reopen_network
+from .sources import ForwardMaps, Maps
 from .thresholds import CHUNK_PART, all_distributions, all_thresholds, check_tail
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MOST_CHUNK_BYTES = 32 << 20
 """Of maps read at once; more would only leave the cache."""
-PLANES_TOGETHER = 64
-"""Images whose label planes are in memory together: some 2 MB at 112x112, 130 MB at 1024x1024."""
 
 Axes = tuple[AxisWeights, AxisWeights]
 """Weights of the rows and of the columns."""
@@ -86,11 +86,14 @@ class Scoring:
     results: Path = field(init=False)
     """Where its results go."""
     labels: LabelPlanes = field(init=False)
+    block_of: NDArray[np.int64] | None = field(init=False, default=None)
+    """(N,) the block of each row's image, where counters are kept by block."""
     layers: list[LayerArray] = field(init=False)
-    _weights: dict[tuple[int, tuple[int, int]], tuple[AxisWeights, AxisWeights]] = field(
-        init=False, default_factory=dict
-    )
-    """(layer, mask grid) -> weights of its rows and columns, made when first asked for."""
+    _weights: dict[tuple[int, tuple[int, int], str], Axes] = field(init=False, default_factory=dict)
+    """(layer, mask grid, upsampling) -> weights of its rows and columns, made when first asked for."""
+
+    _choosers: dict[int, Chooser] = field(init=False, default_factory=dict)
+    """Of each layer: the way its maps are counted."""
 
     def __post_init__(self) -> None:
         self.ledger = self.run.ledger(stage_of(self.options.name))
@@ -99,6 +102,9 @@ class Scoring:
             self.run, self.data, self.fingerprint, self.rules, self.options.mask_size, self.options.threads
         )
         self.layers = layers_of(self.run)
+        if self.options.blocks is not None:
+            names = (self.data.names[index] for index in self.recorded.images.tolist())
+            self.block_of = blocks_of(names, self.options.blocks, self.options.block_by)
 
     @cached_property
     def device(self) -> str | None:
@@ -111,11 +117,12 @@ class Scoring:
             return self.options.upsample
         return "rf" if self.run.manifest["layers"][position]["field"] else "half_pixel"
 
-    def weights(self, position: int, shape: tuple[int, int]) -> Axes:
+    def weights(self, position: int, shape: tuple[int, int], upsampling: str | None = None) -> Axes:
         """Interpolation weights from a layer's grid to a mask grid."""
-        key = position, shape
+        mode = upsampling or self.upsampling(position)
+        key = position, shape, mode
         if key not in self._weights:
-            mode, field = self.upsampling(position), self.run.manifest["layers"][position]["field"]
+            field = self.run.manifest["layers"][position]["field"]
             axes = []
             for axis, name in enumerate(("rows", "columns")):
                 known = AxisField.from_json(field[name]) if field and mode == "rf" else None
@@ -124,33 +131,58 @@ class Scoring:
             self._weights[key] = axes[0], axes[1]
         return self._weights[key]
 
-    def used_thresholds(self, position: int) -> NDArray[np.float32]:
+    def used_thresholds(self, position: int, tail: Fraction | None = None) -> NDArray[np.float32]:
         """(K,) thresholds for masks; NaN, an empty mask, where `>=` would light a DEAD or SPARSE unit everywhere."""
-        found = self.thresholds[position][self.tail]
+        found = self.thresholds[position][tail or self.tail]
         if self.options.mask_test == "gt":
             return found.threshold
         return np.where(found.flags & (DEAD | SPARSE), np.float32(np.nan), found.threshold)
 
+    def how(self) -> dict[str, Any]:
+        """What every call of a counting kernel is told."""
+        return {
+            "or_equal": self.options.mask_test == "ge",
+            "backend": self.options.backend,
+            "device": self.device,
+        }
+
+    def iter_maps(self, position: int, rows: range, control: Control) -> Iterator[tuple[range, NDArray[Any]]]:
+        """A layer's maps over consecutive rows, by chunks; and their places among these rows."""
+        most = min(MOST_CHUNK_BYTES, self.options.memory // CHUNK_PART)
+        for part, maps in self.maps.iter_chunks(self.layers[position].name, rows, most):
+            control.check()
+            yield range(part.start - rows.start, part.stop - rows.start), maps
+
+    def chooser(self, position: int) -> Chooser:
+        """The way to count a layer's maps, found by trying; PyTorch is asked for CUDA where it is needed anyway."""
+        if position not in self._choosers:
+            ways = ways_of(self.options.backend, self.device, imports_torch=not self.run.is_spilled)
+            self._choosers[position] = Chooser(ways)
+        return self._choosers[position]
+
     def count(
-        self, position: int, rows: range, images: Sequence[ImagePlanes], counters: Counters, control: Control
+        self,
+        position: int,
+        rows: range,
+        images: Sequence[ImagePlanes],
+        counters: Counters,
+        blocks: BlockTally | None,
+        writer: MaskWriter | None,
+        control: Control,
     ) -> None:
         """Add one layer's counts over consecutive rows."""
-        layer = self.layers[position]
-        thresholds = self.used_thresholds(position)
+        thresholds, how = self.used_thresholds(position), self.how()
         weights = {shape: self.weights(position, shape) for shape in {image.shape for image in images}}
-        most = min(MOST_CHUNK_BYTES, self.options.memory // CHUNK_PART)
-        for part, maps in self.maps.iter_chunks(layer.name, rows, most):
-            control.check()
-            counters.add(
-                maps,
-                thresholds,
-                images[part.start - rows.start : part.stop - rows.start],
-                weights,
-                or_equal=self.options.mask_test == "ge",
-                threads=self.options.threads,
-                backend=self.options.backend,
-                device=self.device,
-            )
+        for part, maps in self.iter_maps(position, rows, control):
+            chosen, held = images[part.start : part.stop], rows[part.start : part.stop]
+            named = how | {"threads": self.options.threads, "backend": self.chooser(position), "device": None}
+            if blocks is None or self.block_of is None:
+                counters.add(maps, thresholds, chosen, weights, **named)
+            else:
+                where = self.block_of[held.start : held.stop]
+                blocks.add(counters, maps, thresholds, chosen, where, weights, **named)
+            if writer is not None:
+                keep_masks(writer, position, held, maps, thresholds, chosen, weights, **how)
 
 
 def open_scoring(
@@ -224,10 +256,17 @@ def open_maps(
             raise BadInput("--model, --weights", got, "neither", "leave them out: no forward pass is needed")
         return store_of(run)
 
-    def reopen() -> Work:
-        return reopen_network(run, base_of(data), network.model, network.weights, network.trust_model, options)
+    def forward(indices: list[int]) -> dict[str, NDArray[Any]]:
+        return passes()(indices)
 
-    return ForwardMaps(run, images, reopen, control)
+    @cache
+    def passes() -> Callable[[list[int]], dict[str, NDArray[Any]]]:
+        from .reopening import forward_again, reopen_network  # with PyTorch, which a stored run does without
+
+        named = network.model, network.weights, network.trust_model
+        return forward_again(run, lambda: reopen_network(run, base_of(data), *named, options), control)
+
+    return ForwardMaps(run, images, forward)
 
 
 def counting_device(options: ScoreOptions) -> str | None:
@@ -268,46 +307,6 @@ def find_data(
         remedy = "give the dataset that was extracted, its images unchanged, or extract again"
         raise BadInput("data", repr(dataset.spec), f"the images of run {run.path}", remedy)
     return label_dataset(dataset, labellers), add_labellers(base_of(dataset).fingerprint(), labellers)
-
-
-def count_shards(work: Scoring, control: Control) -> None:
-    """Count every shard that is this worker's, unclaimed and not finished."""
-    run, ledger, worker = work.run, work.ledger, work.options.shard
-    total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, worker))
-    with Claims(ledger.claims_folder) as claims, control.metering("score", total, "image") as meter:
-        for shard, is_mine in iter_claimed(run.n_shards, worker, ledger.is_done, claims, control):
-            advanced = 0
-            if is_mine:
-                arrays, seconds = count_shard(work, shard, control, meter)
-                advanced = len(run.rows(shard))
-                file = save_arrays(ledger.data_path(shard), arrays)
-                ledger.commit(shard, {"file": file, "seconds": seconds, "peak_bytes": peak_bytes()})
-                claims.forget(shard)
-            meter.advance(len(run.rows(shard)) - advanced)
-
-
-def count_shard(work: Scoring, shard: int, control: Control, meter: Meter) -> tuple[Arrays, dict[str, float]]:
-    """Counters of every layer over one shard, as arrays; and what labels and counting took."""
-    counters = [Counters(layer.n_units, work.rules.n_concepts, work.rules.n_categories) for layer in work.layers]
-    seconds = {"labels": 0.0, "count": 0.0}
-    for part, rows in enumerate(groups_of(work.run.rows(shard))):
-        begin = time.perf_counter()
-        images = work.labels.of_part(shard, part, work.recorded.images[rows.start : rows.stop], control)
-        labelled = time.perf_counter()
-        for position, counted in enumerate(counters):
-            work.count(position, rows, images, counted, control)
-        seconds["labels"] += labelled - begin
-        seconds["count"] += time.perf_counter() - labelled
-        meter.advance(len(rows))
-    arrays: Arrays = {}
-    for position, counted in enumerate(counters):
-        arrays |= with_prefix(str(position), counted.to_arrays())
-    return arrays, seconds
-
-
-def groups_of(rows: range) -> list[range]:
-    """Rows whose label planes are in memory together."""
-    return [rows[start : start + PLANES_TOGETHER] for start in range(0, len(rows), PLANES_TOGETHER)]
 
 
 @dataclass(frozen=True)

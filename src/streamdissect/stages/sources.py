@@ -8,16 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from ..data.dataset import Dataset
-from ..errors import BadInput
-from ..options import CommonOptions, ExtractOptions
 from ..store.rundir import RunDir
-from .control import Control, Meter
-from .extract import IDENTITY_OPTIONS, Work, forward_shard, prepare
-from .forward import torch_threads
-from .planning import require_identity
 
 
 class Maps(Protocol):
@@ -40,14 +32,14 @@ class ForwardMaps:
     run : RunDir
     images : int64 (N,)
         The dataset's index of each row.
-    reopen : callable
-        Opens the network, when first asked for.
-    control : Control
+    forward : callable
+        The images of a shard (indices into the dataset) -> maps (B, K, h, w) of each layer, as they would be stored.
     """
 
-    def __init__(self, run: RunDir, images: NDArray[np.int64], reopen: Callable[[], Work], control: Control) -> None:
-        self._run, self._images, self._reopen, self._control = run, images, reopen, control
-        self._work: Work | None = None
+    def __init__(
+        self, run: RunDir, images: NDArray[np.int64], forward: Callable[[list[int]], dict[str, NDArray[Any]]]
+    ) -> None:
+        self._run, self._images, self._forward = run, images, forward
         self._shard = -1
         self._maps: dict[str, NDArray[Any]] = {}
         self.seconds = 0.0
@@ -74,48 +66,8 @@ class ForwardMaps:
         rows = self._run.rows(shard)
         if shard != self._shard:
             begin = time.perf_counter()
-            self._work = self._work or self._reopen()
             self._maps, self._shard = {}, -1  # not two shards at a time
-            images = self._images[rows.start : rows.stop].tolist()
-            with torch_threads(self._work.options.threads):
-                self._maps, _ = forward_shard(self._run, self._work, images, self._control, Meter())
+            self._maps = self._forward(self._images[rows.start : rows.stop].tolist())
             self._shard = shard
             self.seconds += time.perf_counter() - begin
         return rows
-
-
-def reopen_network(
-    run: RunDir, data: Dataset, model: nn.Module | str | None, weights: str | None, trust: bool, common: CommonOptions
-) -> Work:
-    """The network and the images of a run, as `extract` had them.
-
-    Parameters
-    ----------
-    model, weights
-        Where they are not where `extract` found them, or were given as objects.
-    trust : bool
-        Whether an exported program may be read.
-    common : CommonOptions
-        Gives the memory; whatever else the activations depend on is the run's.
-
-    Raises
-    ------
-    BadInput
-        The network is not to be had, or another one.
-    """
-    made, found = run.manifest["model"], run.manifest["identity"]
-    if model is None and str(made["spec"]).startswith("python:"):
-        remedy = "score(run, model=...) in Python, or --model with what builds it"
-        raise BadInput("model", f"{made['spec']}, which was an object", "the network that was extracted", remedy)
-    options = ExtractOptions(
-        memory=common.memory,
-        threads=int(found["torch_threads"]),
-        input_size=tuple(found["input_size"]),
-        device=str(found["device"]),
-        trust_model=trust,
-        **{name: found[name] for name in IDENTITY_OPTIONS},
-    )
-    chosen, files = (made["spec"], made["weights"]) if model is None else (model, weights)
-    work = prepare(chosen, data, found["layers"], files, options)
-    require_identity(run, work.identity | {"model": found["model"]})  # what it is counts, not how it is called
-    return work

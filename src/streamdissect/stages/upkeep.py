@@ -9,10 +9,12 @@ from typing import Any
 from ..atomic import digest_file, remove_tree
 from ..errors import BadInput, IncompleteRun
 from ..options import RUN
+from ..store.partials import Ledger, load_arrays
 from ..store.results import load_dissection
 from ..store.rundir import RunDir, size_of, stage_of
 from .control import Control
 from .recording import layers_of, load_state, store_of
+from .settings import audits, stage_of_audit
 from .shards import require_alone
 from .units import describe_unit
 
@@ -96,12 +98,24 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
             n_whole += 1
         except IncompleteRun as error:
             wrong.append(str(error))
+    for path in sorted([*ledger.folder.glob("thresholds-*.npz"), *ledger.folder.glob("distribution-*.npz")]):
+        try:
+            load_arrays(path)
+            n_whole += 1
+        except IncompleteRun as error:
+            wrong.append(str(error))
     for name in opened.scorings():
         n_found, damaged = verify_scoring(opened, name)
         n_whole += n_found
         if damaged:
             option = f" --name {name}" if name else ""
             wrong += [*damaged, f"score again with --overwrite{option}"]
+    for name in audits(opened):
+        n_found, damaged = verify_shards(opened.ledger(stage_of_audit(name)), None)
+        n_whole += n_found
+        if damaged:
+            option = f" --name {name}" if name else ""
+            wrong += [*damaged, f"audit again with score --audit --overwrite{option}"]
     if wrong:
         raise IncompleteRun("; ".join([*wrong, *remedies]))
     if missing := ledger.missing():
@@ -113,20 +127,31 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
 
 def verify_scoring(run: RunDir, name: str | None) -> tuple[int, list[str]]:
     """Files of a scoring found whole, and what is wrong with the others."""
-    ledger, results = run.ledger(stage_of(name)), run.results_path(name)
-    n_whole, wrong = 0, []
-    for shard in range(run.n_shards):
-        commit, path = ledger.read(shard), ledger.data_path(shard)
-        if commit is not None:
-            is_whole = path.exists() and digest_file(path) == commit["file"]["blake2b"]
-            n_whole += is_whole
-            wrong += [] if is_whole else [f"{path}: its content is not what was written"]
+    results = run.results_path(name)
+    n_whole, wrong = verify_shards(run.ledger(stage_of(name)), results / "masks")
     if (results / "summary.json").exists():
         try:
             load_dissection(results / "dissection.h5")
             n_whole += 1
         except (IncompleteRun, BadInput) as error:
             wrong.append(str(error))
+    return n_whole, wrong
+
+
+def verify_shards(ledger: Ledger, masks: Path | None) -> tuple[int, list[str]]:
+    """Files found whole of the shards that a stage committed, and what is wrong with the others."""
+    n_whole, wrong = 0, []
+    for shard in range(ledger.n_shards):
+        commit = ledger.read(shard)
+        if commit is None:
+            continue
+        files = {ledger.data_path(shard): commit["file"]}
+        if "masks" in commit and masks is not None and masks.exists():  # clean drops them all at once
+            files[masks / f"{shard:06d}.h5"] = commit["masks"]
+        for path, expected in files.items():
+            is_whole = path.exists() and digest_file(path) == expected["blake2b"]
+            n_whole += is_whole
+            wrong += [] if is_whole else [f"{path}: its content is not what was written"]
     return n_whole, wrong
 
 
@@ -137,7 +162,9 @@ def disposable(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
         raise BadInput(
             "run", f"{str(run)!r}, not scored", "a run with results", "score it first, or delete the directory"
         )
-    return {path: size_of(path) for path in (opened.activations_path, opened.planes_path) if path.exists()}
+    kept_masks = [opened.results_path(name) / "masks" for name in (None, *opened.scorings())]
+    paths = dict.fromkeys([opened.activations_path, opened.planes_path, *kept_masks])
+    return {path: size_of(path) for path in paths if path.exists()}
 
 
 def is_scored(run: RunDir) -> bool:
@@ -146,7 +173,7 @@ def is_scored(run: RunDir) -> bool:
 
 
 def clean(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
-    """Remove the activations and the label planes of a scored run; the results stay.
+    """Remove the activations, the label planes and the masks of a scored run; the results stay.
 
     The same extract restores them; for a run that was captured nothing does. BadInput while others work on the run.
     """

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput, IncompleteRun
 from ..hdf5files import creating_hdf5
+from ..measure.blocks import check_arrays
+from ..measure.bootstrap import BlockCounters
 from ..measure.dissection import ARRAYS, Dissection, LayerDissection
 from ..quantile import Distribution
+from ..tally import Arrays
 
 SCHEMA_VERSION = 1
 COMPRESSED = ("intersection", "chance", "iou")
@@ -40,11 +43,22 @@ def save_dissection(path: Path, result: Dissection) -> None:
                 group.attrs[key] = value
             group.attrs["summary"] = json.dumps(layer.summary)
             for key, array in layer.arrays.items():
-                packed = key in COMPRESSED and array.size > 0
-                group.create_dataset(key, data=array, compression="gzip" if packed else None, shuffle=packed or None)
+                if key in COMPRESSED:
+                    save_packed(group, key, array)
+                else:
+                    group[key] = array
             if layer.distribution is not None:
                 for key, array in layer.distribution.to_arrays().items():
                     group[f"distribution/{key}"] = array
+            if layer.blocks is not None:
+                for key, array in layer.blocks.arrays.items():
+                    save_packed(group, f"blocks/{key}", array)
+
+
+def save_packed(group: h5py.Group, key: str, array: NDArray[Any]) -> None:
+    """Save an array, compressed if there is anything in it."""
+    packed = {"compression": "gzip", "shuffle": True} if array.size else {}
+    group.create_dataset(key, data=array, **packed)
 
 
 def load_dissection(path: Path) -> Dissection:
@@ -64,16 +78,17 @@ def load_dissection(path: Path) -> Dissection:
                 raise BadInput(
                     str(path), f"format {version}", f"format {SCHEMA_VERSION}", "score again with --overwrite"
                 )
+            category = file["concepts/category"][()]
             groups = sorted(_layer_groups(file["layers"]), key=lambda group: int(group.attrs["position"]))
             return Dissection(
                 image_name=read_texts(file["images/name"]),
                 concept_number=file["concepts/number"][()],
                 concept_name=read_texts(file["concepts/name"]),
-                concept_category=file["concepts/category"][()],
+                concept_category=category,
                 category_name=read_texts(file["categories/name"]),
                 category_images=file["categories/images"][()],
                 category_pixels=file["categories/pixels"][()],
-                layers={group.name[len("/layers/") :]: _read_layer(group) for group in groups},
+                layers={group.name[len("/layers/") :]: _read_layer(group, category) for group in groups},
                 summary=json.loads(file.attrs["summary"]),
             )
     except FileNotFoundError as error:
@@ -93,14 +108,23 @@ def _layer_groups(group: h5py.Group) -> list[h5py.Group]:
     return found
 
 
-def _read_layer(group: h5py.Group) -> LayerDissection:
+def _read_layer(group: h5py.Group, category: NDArray[np.int32]) -> LayerDissection:
     attributes = {key: _plain(value) for key, value in group.attrs.items() if key not in ("position", "summary")}
     arrays: dict[str, NDArray[Any]] = {name: group[name][()] for name in ARRAYS}
     distribution = None
     if "distribution" in group:
         distribution = Distribution.from_arrays({name: each[()] for name, each in group["distribution"].items()})
+    blocks = None
+    if "blocks" in group:
+        found: Arrays = {name: each[()] for name, each in group["blocks"].items()}
+        check_arrays(found)
+        blocks = BlockCounters(found, category, attributes["union"])
     return LayerDissection(
-        **arrays, distribution=distribution, attributes=attributes, summary=json.loads(group.attrs["summary"])
+        **arrays,
+        distribution=distribution,
+        blocks=blocks,
+        attributes=attributes,
+        summary=json.loads(group.attrs["summary"]),
     )
 
 

@@ -5,14 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..atomic import write_bytes
+from ..measure.audit import AuditRow
 from ..measure.dissection import UNIT_DTYPE, Dissection, LayerDissection
+
+AUDIT_TABLE = "audit.csv"
+"""Stays where a scoring's tables are made anew."""
+
+
+def save_audit(folder: Path, rows: Sequence[AuditRow]) -> None:
+    """Write audit.csv: a line for each layer, upsampling, tail and union."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [field.name for field in fields(AuditRow)]
+    write_csv(folder / AUDIT_TABLE, [names, *([getattr(row, name) for name in names] for row in rows)])
 
 
 def save_tables(folder: Path, result: Dissection) -> None:

@@ -1,0 +1,61 @@
+"""The regions that units detect in any image: a panel, or the masks."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from ..errors import BadInput
+from . import arguments, output
+from .perturb import PERTURB, split_values
+
+OPTIONS = (
+    arguments.Option(
+        "--units", "by commas or repeated [the strongest detector of each layer]", metavar="LAYER:UNIT", words=-1
+    ),
+    arguments.Option("--out", "a panel, FILE.png, or the masks, FILE.npz [show.png]", metavar="FILE"),
+    *arguments.MODEL,
+    arguments.DATA,
+    arguments.LABELS,
+    *PERTURB,
+    *arguments.RESOURCES[:2],
+    *arguments.COMMON,
+)
+OUT = "show.png"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="[RUN] IMAGE", help="the run [./run]; images of its data, or files")
+    arguments.add_options(parser, OPTIONS)
+
+
+def run(values: dict[str, Any], control: output.TerminalControl) -> int:
+    from ..options import RUN
+    from ..perturboptions import ShowOptions
+    from ..stages.show import show
+
+    images = list(values.pop("words", []))
+    path = os.environ.get("STREAMDISSECT_RUN", RUN)
+    if images and os.path.isfile(os.path.join(images[0], "run.json")):
+        path = images.pop(0)
+    if not images:
+        raise BadInput("image", "none", "[RUN] IMAGE...", "name an image of the dataset, or a file")
+    what, how = split_values(values)
+    out = values.get("out", OUT)
+    shown = show(path, images, **what, out=out, options=ShowOptions(**how), control=control)
+    facts = [
+        {
+            "image": image,
+            "perturbation": label,
+            "pixels": dict(zip(shown.units, mask.sum((1, 2)).tolist(), strict=True)),
+        }
+        for (image, label), mask in zip(shown.pictures, shown.masks, strict=True)
+    ]
+    if values.get("json"):
+        output.show_json({"out": out, "pictures": facts})
+        return 0
+    rows = [[fact["image"], fact["perturbation"], *map(str, fact["pixels"].values())] for fact in facts]
+    output.show_table([["image", "perturbation", *shown.units], *rows])
+    output.show(f"pixels detected; drawn: {out}" if out.endswith(".png") else f"pixels detected; masks: {out}")
+    return 0

@@ -1,0 +1,88 @@
+"""Counting the shards of a run that was opened for it, each by whoever claims it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from ..measure.blocks import POOL_BYTES, BlockTally
+from ..measure.counters import Counters
+from ..store.claims import Claims
+from ..store.masks import MaskWriter, creating_masks, describe_file
+from ..store.partials import Ledger, save_arrays, with_prefix
+from ..tally import Arrays
+from .control import Control, Meter
+from .masks import masks_path
+from .recording import peak_bytes
+from .scoring import Scoring
+from .shards import iter_claimed, own_shards
+from .thresholds import CHUNK_PART
+
+PLANES_TOGETHER = 64
+"""Images whose label planes are in memory together: some 2 MB at 112x112, 130 MB at 1024x1024."""
+
+
+def count_shards(work: Scoring, control: Control) -> None:
+    """Count every shard that is this worker's, unclaimed and not finished."""
+    layers = [layer.name for layer in work.layers]
+
+    def count(shard: int, meter: Meter) -> dict[str, Any]:
+        path = masks_path(work.run, work.options.name, shard)
+        with creating_masks(path, layers) if work.options.keep_masks else nullcontext() as writer:
+            arrays, seconds = count_shard(work, shard, control, meter, writer)
+        kept = {"masks": describe_file(path)} if work.options.keep_masks else {}
+        return {"file": save_arrays(work.ledger.data_path(shard), arrays), "seconds": seconds, **kept}
+
+    finish_shards(work, work.ledger, count, "score", control)
+
+
+def finish_shards(
+    work: Scoring, ledger: Ledger, count: Callable[[int, Meter], dict[str, Any]], what: str, control: Control
+) -> None:
+    """Have every shard counted that is this worker's, unclaimed and not finished; `count` gives what is committed."""
+    run, worker = work.run, work.options.shard
+    total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, worker))
+    with Claims(ledger.claims_folder) as claims, control.metering(what, total, "image") as meter:
+        for shard, is_mine in iter_claimed(run.n_shards, worker, ledger.is_done, claims, control):
+            advanced = 0
+            if is_mine:
+                content = count(shard, meter)
+                advanced = len(run.rows(shard))
+                ledger.commit(shard, content | {"peak_bytes": peak_bytes()})
+                claims.forget(shard)
+            meter.advance(len(run.rows(shard)) - advanced)
+
+
+def count_shard(
+    work: Scoring, shard: int, control: Control, meter: Meter, writer: MaskWriter | None = None
+) -> tuple[Arrays, dict[str, float]]:
+    """Counters of every layer over one shard, as arrays; and what labels and counting took."""
+    sizes = [(layer.n_units, work.rules.n_concepts, work.rules.n_categories) for layer in work.layers]
+    counters = [Counters(*size) for size in sizes]
+    n_blocks = work.options.blocks
+    room = min(POOL_BYTES, work.options.memory // CHUNK_PART // len(sizes))
+    blocks = [BlockTally(n_blocks, *size, room) if n_blocks else None for size in sizes]
+    seconds = {"labels": 0.0, "count": 0.0}
+    for part, rows in enumerate(groups_of(work.run.rows(shard))):
+        begin = time.perf_counter()
+        images = work.labels.of_part(shard, part, work.recorded.images[rows.start : rows.stop], control)
+        labelled = time.perf_counter()
+        for position, counted in enumerate(counters):
+            work.count(position, rows, images, counted, blocks[position], writer, control)
+        seconds["labels"] += labelled - begin
+        seconds["count"] += time.perf_counter() - labelled
+        meter.advance(len(rows))
+    arrays: Arrays = {}
+    for position, (counted, tally) in enumerate(zip(counters, blocks, strict=True)):
+        if tally is not None:
+            counted.rows += tally.rows()
+            arrays |= with_prefix(f"blocks-{position}", tally.to_arrays())
+        arrays |= with_prefix(str(position), counted.to_arrays())
+    return arrays, seconds
+
+
+def groups_of(rows: range) -> list[range]:
+    """Rows whose label planes are in memory together."""
+    return [rows[start : start + PLANES_TOGETHER] for start in range(0, len(rows), PLANES_TOGETHER)]

@@ -1,0 +1,273 @@
+"""Several sets of directions at once over a run's activations: thresholds in one pass, counters in another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import IncompleteRun
+from ..measure.counters import Counters
+from ..measure.directions import Directions
+from ..measure.planes import ImagePlanes
+from ..measure.products import one_thread
+from ..measure.topimages import TopImages
+from ..quantile import (
+    DEAD,
+    SPARSE,
+    BinnedTail,
+    BufferedTail,
+    Histogram,
+    MissedBracket,
+    Refinement,
+    ReqSketch,
+    Streams,
+    Thresholds,
+    find_thresholds,
+    tail_rank,
+)
+from ..store.activations import LayerArray
+from .control import Control, Meter
+from .counting import groups_of as image_groups
+from .scoring import MOST_CHUNK_BYTES, Scoring
+from .sources import Maps
+from .thresholds import groups_of
+
+STATE_PART, CHUNK_PART = 2, 16
+"""Parts of the memory that the state of all sets at once, and the maps that are read for them, may take."""
+SKETCH_BYTES = 48 << 10
+"""Of a direction, at most, in a sketch of k = 50: see `ReqSketch`."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a pass tells of a set of D directions."""
+
+    thresholds: Thresholds
+    top: tuple[NDArray[np.int64], NDArray[np.float32]]
+    """(D, T) rows of the store and map maxima; see `TopImages.read`."""
+
+
+class DirectedMaps:
+    """Maps of directions in place of those of units: see `Maps`."""
+
+    def __init__(
+        self, maps: Maps, layers: Sequence[LayerArray], directions: Sequence[Directions], threads: int
+    ) -> None:
+        self._maps, self._threads = maps, threads
+        self._of = {layer.name: (layer, each) for layer, each in zip(layers, directions, strict=True)}
+
+    def iter_chunks(self, layer: str, rows: range, most_bytes: int) -> Iterator[tuple[range, NDArray[Any]]]:
+        """See `Maps`; `most_bytes` of what is read and of what comes out."""
+        spec, directions = self._of[layer]
+        room = most_bytes // growth(spec, [directions])
+        for part, maps in self._maps.iter_chunks(layer, rows, room):
+            yield part, directions.apply(maps, self._threads)
+
+    def read(self, layer: str, rows: range) -> NDArray[Any]:
+        """See `Maps`."""
+        return self._of[layer][1].apply(self._maps.read(layer, rows), self._threads)
+
+
+def growth(layer: LayerArray, sets: Sequence[Directions]) -> int:
+    """How many times larger than the stored maps those of directions are, and a few at a time."""
+    stored = layer.n_units * np.dtype(layer.dtype).itemsize
+    return max(1, -(-max(each.n_directions for each in sets) * 4 // stored))
+
+
+def state_bytes(layer: LayerArray, directions: Directions, capacity: int) -> int:
+    """Memory of the exact streams of a set."""
+    if directions.dtype(layer.dtype) == "float16":
+        return directions.n_directions * (16 << 10)  # bins of the largest values alone
+    return BufferedTail.state_bytes(directions.n_directions, capacity)
+
+
+def together(layer: LayerArray, sets: Sequence[Directions], capacity: int, memory: int) -> int:
+    """How many neighbouring sets fit into the memory, one at least."""
+    each = max(state_bytes(layer, directions, capacity) for directions in sets)
+    sketched = max(directions.n_directions for directions in sets) * SKETCH_BYTES
+    return max(1, memory // STATE_PART // min(each, sketched))
+
+
+def for_all(sets: Sequence[Directions], threads: int, work: Callable[[int, int], None], pool: Any) -> None:
+    """Call `work(position, threads)` for each set, several at once where there are several."""
+    if len(sets) == 1 or pool is None:
+        for i in range(len(sets)):
+            work(i, threads)
+    else:
+        list(pool.map(lambda i: work(i, 1), range(len(sets))))
+
+
+class DirectedPasses:
+    """Passes over one layer's activations, looked at along several sets of directions.
+
+    Parameters
+    ----------
+    maps : Maps
+        Of the units.
+    layer : LayerArray
+        As stored.
+    n_images : int
+    memory, threads : int
+    """
+
+    def __init__(
+        self, maps: Maps, layer: LayerArray, n_images: int, memory: int, threads: int, control: Control
+    ) -> None:
+        self._maps, self._layer, self._n_images = maps, layer, n_images
+        self._memory, self._threads, self._control = memory, threads, control
+
+    def each_chunk(
+        self, sets: Sequence[Directions], work: Callable[[int, range, NDArray[Any]], None], meter: Meter | None = None
+    ) -> None:
+        """`work(position of the set, rows, maps of its directions)` for all images in order, sets in parallel."""
+        most = min(MOST_CHUNK_BYTES, self._memory // CHUNK_PART) // growth(self._layer, sets)
+        rows = range(self._n_images)
+        with one_thread(), ThreadPoolExecutor(self._threads, thread_name_prefix="sets") as pool:
+            for part, maps in self._maps.iter_chunks(self._layer.name, rows, most):
+                self._control.check()
+
+                def look(i: int, threads: int, part: range = part, maps: NDArray[Any] = maps) -> None:
+                    work(i, part, sets[i].apply(maps, threads))
+
+                for_all(sets, self._threads, look, pool)
+                if meter is not None:
+                    meter.advance(len(part) * len(sets))
+
+    def thresholds(
+        self, sets: Sequence[Directions], tail: Fraction, n_top: int = 1, meter: Meter | None = None
+    ) -> list[Found]:
+        """Exact thresholds of all directions, and the images of their largest values.
+
+        A pass over the activations for as many sets as the memory holds; where not even one set's largest values fit,
+        they are sketched, and a second pass makes the thresholds exact.
+        """
+        capacity = tail_rank(tail, self._n_images * self._layer.grid[0] * self._layer.grid[1]) + 1
+        found: list[Found] = []
+        step = together(self._layer, sets, capacity, self._memory)
+        for start in range(0, len(sets), step):
+            found += self._gather(sets[start : start + step], tail, capacity, n_top, meter)
+        return found
+
+    def _gather(
+        self, sets: Sequence[Directions], tail: Fraction, capacity: int, n_top: int, meter: Meter | None
+    ) -> list[Found]:
+        streams = [self._streams(directions, capacity) for directions in sets]
+        top = [TopImages(directions.n_directions, n_top) for directions in sets]
+
+        def take(i: int, rows: range, maps: NDArray[Any]) -> None:
+            top[i].add(streams[i].update(maps), np.array(rows, np.int64))
+
+        self.each_chunk(sets, take, meter)
+        found = []
+        for i, each in enumerate(streams):
+            thresholds = find_thresholds(each, tail) if each.is_exact else self._refine(sets[i], each, tail)
+            found.append(Found(thresholds, top[i].read(each.values_of)))
+        return found
+
+    def _streams(self, directions: Directions, capacity: int) -> Streams:
+        """Exact ones where they fit, else a sketch."""
+        n, dtype = directions.n_directions, directions.dtype(self._layer.dtype)
+        if dtype == "float16":
+            return BinnedTail(n, capacity, dtype)
+        if BufferedTail.state_bytes(n, capacity) <= self._memory // STATE_PART:
+            return BufferedTail(n, capacity, dtype)
+        return ReqSketch(n, dtype=dtype, threads=self._threads)
+
+    def _refine(self, directions: Directions, streams: Streams, tail: Fraction) -> Thresholds:
+        """Exact thresholds from sketched ones: the values about each are gathered in another pass."""
+        try:
+            parts = []
+            for units in groups_of(Refinement.state_bytes(streams, [tail]), self._memory // 4):
+                refinement = Refinement(streams, [tail], units)
+                self.each_chunk([directions], lambda _, rows, maps, into=refinement: into.update(maps))  # type: ignore[misc]
+                parts.append(refinement.thresholds())
+        except MissedBracket:
+            histogram = Histogram(directions.n_directions, streams.dtype)
+            self.each_chunk([directions], lambda _, rows, maps: histogram.update(maps) and None)  # type: ignore[func-returns-value]
+            return self._refine(directions, histogram, tail)
+        except ValueError as error:
+            raise IncompleteRun(f"layer {self._layer.name}: {error}; extract again with --overwrite") from error
+        threshold, n_above = (np.concatenate(each, axis=1)[0] for each in zip(*parts, strict=True))
+        return find_thresholds(streams, tail, (threshold, n_above))
+
+
+def for_masks(found: Thresholds, mask_test: str) -> NDArray[np.float32]:
+    """(D,) thresholds for masks; NaN, an empty mask, where `>=` would light a DEAD or SPARSE direction everywhere."""
+    if mask_test == "gt":
+        return found.threshold
+    return np.where(found.flags & (DEAD | SPARSE), np.float32(np.nan), found.threshold)
+
+
+def iter_parts(work: Scoring, control: Control) -> Iterator[tuple[range, list[ImagePlanes]]]:
+    """Rows of the store and their label planes, shard by shard, as the plain scoring goes."""
+    for shard in range(work.run.n_shards):
+        for part, rows in enumerate(image_groups(work.run.rows(shard))):
+            control.check()
+            yield rows, work.labels.of_part(shard, part, work.recorded.images[rows.start : rows.stop], control)
+
+
+def count_directed(
+    work: Scoring,
+    position: int,
+    sets: Sequence[Directions],
+    thresholds: Sequence[NDArray[np.float32]],
+    control: Control,
+    meter: Meter | None = None,
+    halves: NDArray[np.int64] | None = None,
+) -> list[list[Counters]]:
+    """Counters of each set of directions over all images, in one pass over the activations.
+
+    Parameters
+    ----------
+    position : int
+        Of the layer.
+    thresholds : float32 (D,) of each set
+        For masks.
+    halves : int64 (N,), optional
+        Of each row: which of several counters it goes into, from 0.
+
+    Returns
+    -------
+    list of list of Counters
+        Of each set; a list of one for all images, else one for each of the `halves`.
+    """
+    layer, options = work.layers[position], work.options
+    kinds = np.zeros(len(work.recorded.images), np.int64) if halves is None else halves
+    n_kinds = int(kinds.max(initial=0)) + 1
+    sizes = work.rules.n_concepts, work.rules.n_categories
+    counters = [[Counters(each.n_directions, *sizes) for _ in range(n_kinds)] for each in sets]
+    most = min(MOST_CHUNK_BYTES, options.memory // CHUNK_PART) // growth(layer, sets)
+    how = work.how() | {"backend": work.chooser(position), "device": None}
+    with one_thread(), ThreadPoolExecutor(options.threads, thread_name_prefix="sets") as pool:
+        for rows, images in iter_parts(work, control):
+            weights = {shape: work.weights(position, shape) for shape in {image.shape for image in images}}
+            for part, maps in work.maps.iter_chunks(layer.name, rows, most):
+                control.check()
+                planes = images[part.start - rows.start : part.stop - rows.start]
+
+                def count(
+                    i: int,
+                    threads: int,
+                    part: range = part,
+                    maps: NDArray[Any] = maps,
+                    planes: list[ImagePlanes] = planes,
+                    weights: Any = weights,
+                ) -> None:
+                    directed = sets[i].apply(maps, threads)
+                    for kind in range(n_kinds):
+                        chosen = np.flatnonzero(kinds[part.start : part.stop] == kind)
+                        if len(chosen):
+                            some = directed if len(chosen) == len(directed) else directed[chosen]
+                            labels = [planes[j] for j in chosen.tolist()]
+                            counters[i][kind].add(some, thresholds[i], labels, weights, threads=threads, **how)
+
+                for_all(sets, options.threads, count, pool)
+                if meter is not None:
+                    meter.advance(len(part) * len(sets))
+    return counters
