@@ -13,7 +13,7 @@ PACKAGE = Path(streamdissect.__file__).parent
 FLOORS = [
     {"errors", "tally", "atomic", "richtext"},
     {"callables", "hdf5files", "options"},
-    {"perturboptions"},
+    {"alignmentoptions", "perturboptions"},
     {"kernels"},
     {"quantile"},
     {"measure"},

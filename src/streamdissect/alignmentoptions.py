@@ -34,21 +34,22 @@ class RotateOptions(CommonOptions):
     """Rotations at alpha 1."""
     seeds_between: int = 5
     """Rotations at each alpha between 0 and 1, and of each control."""
-    control: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
+    """See CONTROLS."""
     name: str | None = None
     """Of the scoring."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", as_names(self.layers))
-        object.__setattr__(self, "control", as_names(self.control))
+        object.__setattr__(self, "controls", as_names(self.controls))
         object.__setattr__(self, "alphas", as_alphas(self.alphas))
         for name in ("seeds", "seeds_between"):
             check_number(name, getattr(self, name), 1)
-        for each in self.control:
+        for each in self.controls:
             check_choice("--control", each, CONTROLS)
-        if len(set(self.control)) < len(self.control):
-            raise BadInput("--control", ", ".join(self.control), "each once", "drop the repeated one")
+        if len(set(self.controls)) < len(self.controls):
+            raise BadInput("--control", ", ".join(self.controls), "each once", "drop the repeated one")
 
 
 @dataclass(frozen=True)

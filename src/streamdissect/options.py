@@ -180,6 +180,14 @@ class ScoreOptions(CommonOptions):
     """What puts an image into its block: a hash of its `name`, or of a part of it; see `parse_block_by`."""
     keep_masks: bool = False
     """Whether the masks of active maps are kept."""
+    directions: str | None = None
+    """A file with directions that are scored in place of units; see `score`."""
+    bias: str | None = None
+    """A file with a number for each direction, added to it."""
+    relu: bool = False
+    """Whether directions are rectified."""
+    layer: str | None = None
+    """Whose units the directions sum; None: the one layer of as many."""
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -190,6 +198,13 @@ class ScoreOptions(CommonOptions):
         if self.device is not None and self.backend != "torch":
             got, expected = f"{self.device!r} with backend {self.backend}", "the backend torch beside it"
             raise BadInput("--device", got, expected, "leave it out: other backends count on the CPU")
+        beside = [flag for flag in ("bias", "relu", "layer") if getattr(self, flag)]
+        if beside and self.directions is None:
+            got = f"given{' True' * (beside[0] == 'relu')}, without directions"
+            raise BadInput(f"--{beside[0]}", got, "--directions beside it", "name the file of the directions")
+        for name in ("directions", "bias"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, os.fspath(getattr(self, name)))
         if self.blocks is not None:
             check_number("blocks", self.blocks, 2)
             if self.blocks > MOST_BLOCKS:

@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 from streamdissect.kernels import choosing, host_backend, kernel_backend, threshold_keys, torch_feed
 from streamdissect.kernels import torch_backend as backend
 from streamdissect.kernels import torch_masks as masks
-from streamdissect.kernels.choosing import FORMS, Chooser, Way, images_of, seconds_of, ways_of
+from streamdissect.kernels.choosing import FORMS, Chooser, Way, seconds_of, ways_of
 
 from .test_torch_backend import UNITS, counted, world, zeros
 
@@ -172,7 +172,7 @@ def test_rows_are_numbered_within_their_image(entries):
 def test_images_of_a_batch(make_geometry):
     planes = world(make_geometry("half_pixel", (3, 3), (9, 66)), n_images=5).planes
     for begin, end in ((0, 5), (0, 2), (2, 4), (4, 5), (3, 3)):
-        part = images_of(planes, begin, end)
+        part = planes.part(begin, end)
         part.check()
         assert len(part) == end - begin
         for i in range(begin, end):

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from streamdissect.kernels import kernel_backend
 from streamdissect.measure.counters import Counters
 from streamdissect.measure.iou import score_counters
-from streamdissect.measure.planes import LabelRules, image_planes
+from streamdissect.measure.planes import LabelRules, LaidOut, image_planes
 from streamdissect.measure.upsample import axis_weights
 
 
@@ -316,3 +316,23 @@ def test_maps_and_labels_must_be_of_the_same_images():
         Counters(1, 1, 1).add(
             np.zeros((2, 1, 1, 1), np.float32), np.zeros(1, np.float32), [image], {(2, 2): (axis,) * 2}
         )
+
+
+def test_images_that_are_laid_out_count_as_they_do_one_by_one():
+    rng = np.random.default_rng(3)
+    rules = LabelRules(np.arange(1, 9, dtype=np.int32), np.zeros(8, np.int32), 1, np.zeros(1, np.int32))
+    shapes = [(8, 8), (8, 8), (8, 8), (6, 70), (6, 70), (8, 8)]
+    images = [image_planes(shape, [(0, rng.integers(0, 9, shape).astype(np.uint16))], [], rules) for shape in shapes]
+    weights = {shape: tuple(axis_weights("half_pixel", 4, n, n) for n in shape) for shape in shapes}
+    maps, thresholds = rng.normal(0, 1, (6, 3, 4, 4)).astype(np.float32), np.full(3, 0.5, np.float32)
+    laid_out = LaidOut(images)
+    for part in (slice(0, 6), slice(1, 4), slice(2, 3), slice(3, 6), slice(4, 4)):
+        assert len(laid_out[part]) == len(images[part]) and list(laid_out[part]) == images[part]
+        found, expected = Counters(3, 8, 1), Counters(3, 8, 1)
+        found.add(maps[part], thresholds, laid_out[part], weights)
+        expected.add(maps[part], thresholds, images[part], weights)
+        assert_array_equal(found.rows, expected.rows)
+        assert_array_equal(found.chance, expected.chance)
+    assert list(laid_out[1:5][1:3]) == images[2:4] and laid_out[1:5][-1] is images[4]
+    with pytest.raises(ValueError, match="several mask grids"):
+        laid_out[2:4].batch()

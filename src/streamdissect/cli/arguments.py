@@ -45,6 +45,7 @@ COMMANDS = (
     "extract",
     "score",
     "perturb",
+    "rotate",
     "show",
     "merge",
     "info",
@@ -195,6 +196,10 @@ SCORE = (
     ),
     Option("--keep-masks", "keep the masks of active maps, in RUN/masks", words=0),
     Option("--audit", "how many detectors there are by other rules: a table of unions, upsamplings and tails", words=0),
+    Option("--directions", "score the rows of a matrix (directions, units) as units: .npy, .safetensors", metavar="W"),
+    Option("--bias", "a number added to each direction: .npy, .safetensors", metavar="B"),
+    Option("--relu", "rectify directions", words=0),
+    Option("--layer", "whose units the directions sum [the one of as many]", metavar="NAME"),
     Option("--name", "keep the results apart, in RUN/scores/NAME", metavar="NAME"),
     SHARD,
 )

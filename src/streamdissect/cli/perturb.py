@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from ..options import parse_limit
 from ..perturboptions import CLIPS, FILLS, LABELS_WARPS, PERTURBATIONS, THRESHOLDS_FROM, as_magnitudes
 from . import arguments, output
 
@@ -44,7 +45,7 @@ OPTIONS = (
     arguments.Option("--trials", "of what is random [3]", arguments.whole("--trials", 1), metavar="N"),
     arguments.Option("--layers", "names or globs of the run's layers [all]", metavar="NAME", words=-1),
     arguments.Option(
-        "--limit", "N of the run's images, spread by a seeded hash, or first:N", arguments.parse_limit, metavar="N"
+        "--limit", "N of the run's images, spread by a seeded hash, or first:N", parse_limit, metavar="N"
     ),
     arguments.Option(
         "--thresholds-from", "clean images, or found anew, in one more pass [clean]", choices=THRESHOLDS_FROM
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of the stage, and fields of its options."""
-    what = {key: values[key] for key in ("data", "labels", "model", "weights", "trust_model") if key in values}
+    what: dict[str, Any] = {key: values[key] for key in ("data", "labels", "model", "weights", "trust_model") if key in values}
     if "units" in values:
         what["units"] = [text.strip() for text in values["units"].split(",") if text.strip()]
     aside = {"config", "json", "debug", "run", "images", "out", "panel", *what}
@@ -85,7 +86,8 @@ def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..options import RUN
-    from ..perturboptions import PerturbOptions
+    from ..options import parse_limit
+from ..perturboptions import PerturbOptions
     from ..stages.perturb import perturb
 
     what, how = split_values(values)
@@ -109,9 +111,8 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         output.show("")
     if composition:
         output.show("composition: IoU that detectors keep while tiles change places")
-        head = [name for name in composition[0] if name != "verdict"]
-        rows = [[*(plain(row[name]) for name in head), row["verdict"]] for row in composition]
-        output.show_table([[*head, "verdict"], *rows])
+        head = list(composition[0])
+        output.show_table([head, *([plain(row[name]) for name in head] for row in composition)])
         output.show("")
     folder = f"{path}/perturb" if "name" not in how else f"{path}/scores/{how['name']}/perturb"
     output.show(f"tables: {folder}/summary.csv; figures: {folder}/figures; everything: {folder}/perturb.h5")

@@ -44,18 +44,16 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     what, how = split_values(values)
     out = values.get("out", OUT)
     shown = show(path, images, **what, out=out, options=ShowOptions(**how), control=control)
-    facts = [
-        {
-            "image": image,
-            "perturbation": label,
-            "pixels": dict(zip(shown.units, mask.sum((1, 2)).tolist(), strict=True)),
-        }
-        for (image, label), mask in zip(shown.pictures, shown.masks, strict=True)
-    ]
+    pixels = [mask.sum((1, 2)).tolist() for mask in shown.masks]
     if values.get("json"):
-        output.show_json({"out": out, "pictures": facts})
+        counts = [dict(zip(shown.units, each, strict=True)) for each in pixels]
+        pictures = [
+            {"image": image, "perturbation": label, "pixels": count}
+            for (image, label), count in zip(shown.pictures, counts, strict=True)
+        ]
+        output.show_json({"out": out, "pictures": pictures})
         return 0
-    rows = [[fact["image"], fact["perturbation"], *map(str, fact["pixels"].values())] for fact in facts]
+    rows = [[*picture, *map(str, each)] for picture, each in zip(shown.pictures, pixels, strict=True)]
     output.show_table([["image", "perturbation", *shown.units], *rows])
     output.show(f"pixels detected; drawn: {out}" if out.endswith(".png") else f"pixels detected; masks: {out}")
     return 0

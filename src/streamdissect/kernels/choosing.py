@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -98,7 +97,7 @@ class Chooser:
             scratch = [np.zeros_like(array) for array in (counters, chance, active)]
 
             def trial(way: Way, n: int) -> None:
-                labels = images_of(planes, 0, n)
+                labels = planes.part(0, n)
                 count(maps[:n], thresholds, rows, columns, labels, *scratch, **way._asdict(), **options)
 
             self.chosen[kind] = self.fastest(trial, len(maps))
@@ -136,18 +135,3 @@ def seconds_of(trial: Callable[[int], None], n_images: int) -> float:
             return float(best / n)
         if n < n_images:
             n, best = min(2 * n, n_images), np.inf
-
-
-def images_of(planes: PlaneBatch, begin: int, end: int) -> PlaneBatch:
-    """Label planes of some images of a batch: views, pointers but for their start."""
-    cut: dict[str, Any] = {}
-    for pointer, names in (
-        ("word_ptr", ("words",)),
-        ("plane_ptr", ("plane_row", "touch_row")),
-        ("whole_ptr", ("whole_row",)),
-        ("present_ptr", ("present_row", "present_area")),
-    ):
-        edges = getattr(planes, pointer)[begin : end + 1]
-        cut[pointer] = edges - edges[0]
-        cut |= {name: getattr(planes, name)[edges[0] : edges[-1]] for name in names}
-    return replace(planes, **cut)

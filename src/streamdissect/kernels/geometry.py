@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,6 +138,20 @@ class PlaneBatch:
             raise ValueError(f"label planes of this grid have {n_words} words each")
         if len(self.touch_row) != len(self.plane_row) or len(self.present_area) != len(self.present_row):
             raise ValueError("touch_row goes with plane_row, and present_area with present_row")
+
+    def part(self, begin: int, end: int) -> PlaneBatch:
+        """Images begin..end-1: views of the arrays, and pointers of their own."""
+        cut: dict[str, NDArray[Any]] = {}
+        for pointer, names in (
+            ("word_ptr", ("words",)),
+            ("plane_ptr", ("plane_row", "touch_row")),
+            ("whole_ptr", ("whole_row",)),
+            ("present_ptr", ("present_row", "present_area")),
+        ):
+            edges = getattr(self, pointer)[begin : end + 1]
+            cut[pointer] = edges - edges[0]
+            cut |= {name: getattr(self, name)[edges[0] : edges[-1]] for name in names}
+        return PlaneBatch(self.shape, **cut)
 
     def planes(self, i: int) -> NDArray[np.uint64]:
         """(H * words, n_planes) planes of image i."""

@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .choosing import images_of
 from .geometry import PlaneBatch, words_of
 from .torch_masks import Filter, Masks, Passed, as_float32, fitting, host, iter_bands, packed, words_of_bytes
 
@@ -150,7 +149,7 @@ class LabelsByImage:
 
     def _of_image(self, image: int) -> ImageLabels:
         """Made when first asked for: an image may have no map that counts."""
-        prepared = host.prepare(images_of(self.planes, image, image + 1))
+        prepared = host.prepare(self.planes.part(image, image + 1))
         return ImageLabels(prepared, self.rows.of_image(image), self.present.of_image(image))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,8 +151,42 @@ def grid_runs(images: Sequence[ImagePlanes]) -> Iterator[range]:
             begin = i
 
 
+class LaidOut(Sequence[ImagePlanes]):
+    """Images whose planes lie end to end, those of one mask grid together: parts of them need not be laid out again."""
+
+    def __init__(self, images: Sequence[ImagePlanes]) -> None:
+        self._images, self._within = list(images), range(len(images))
+        self._batches = {run: plane_batch(images[run.start : run.stop]) for run in grid_runs(images)}
+
+    def __len__(self) -> int:
+        return len(self._within)
+
+    @overload
+    def __getitem__(self, index: int) -> ImagePlanes: ...
+    @overload
+    def __getitem__(self, index: slice) -> LaidOut: ...
+    def __getitem__(self, index: int | slice) -> ImagePlanes | LaidOut:
+        if isinstance(index, slice):
+            part = copy(self)
+            part._within = self._within[index]
+            return part
+        return self._images[self._within[index]]
+
+    def batch(self) -> PlaneBatch:
+        """Of all these images; ValueError where they are of several mask grids."""
+        begin, end = self._within.start, self._within.stop
+        for run, batch in self._batches.items():
+            if run.start <= begin and end <= run.stop:
+                return (
+                    batch if (begin, end) == (run.start, run.stop) else batch.part(begin - run.start, end - run.start)
+                )
+        raise ValueError("images of several mask grids in one batch")
+
+
 def plane_batch(images: Sequence[ImagePlanes]) -> PlaneBatch:
     """Lay images of one mask grid end to end."""
+    if isinstance(images, LaidOut):
+        return images.batch()
     shapes = {image.shape for image in images}
     if len(shapes) != 1:
         raise ValueError(f"images of {len(shapes)} mask grids in one batch")

@@ -125,7 +125,7 @@ def plan_rotations(
     found = [Rotation(HAAR, 0.0, 0)]
     for seed in range(max(seeds, seeds_between)):
         for alpha in alphas:
-            if 0 < alpha and seed < (seeds if alpha == 1 else seeds_between):
+            if alpha > 0 and seed < (seeds if alpha == 1 else seeds_between):
                 found.append(Rotation(HAAR, alpha, seed))
     for kind in controls:
         if kind == "pca":

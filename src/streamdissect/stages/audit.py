@@ -22,6 +22,7 @@ from ..options import RUN, UPSAMPLING, ScoreOptions, with_options
 from ..store.partials import Ledger, save_arrays, with_prefix
 from ..store.rundir import RunDir
 from ..store.tables import save_audit
+from .ahead import one_ahead
 from .control import Control, Meter
 from .counting import finish_shards, groups_of
 from .scoring import Network, Scoring, choose_labellers, find_data, open_scoring
@@ -235,13 +236,13 @@ def count_shard_cases(audited: Audit, cases: list[Case], shard: int, control: Co
             images = [with_both_unions(image, work.rules) for image in images]
         shapes = {image.shape for image in images}
         for position in sorted({case.position for case in cases}):
-            for place, maps in work.iter_maps(position, rows, control):
+            for held, maps in one_ahead(work.iter_maps(position, rows, control)):
                 for case in cases:
                     if case.position == position:
                         counters[case].add(
                             maps,
                             work.used_thresholds(position, case.tail),
-                            images[place.start : place.stop],
+                            images[held.start - rows.start : held.stop - rows.start],
                             {shape: work.weights(position, shape, case.upsample) for shape in shapes},
                             **named,
                         )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from numpy.typing import NDArray
+
 from ..measure.blocks import POOL_BYTES, BlockTally
 from ..measure.counters import Counters
+from ..measure.planes import ImagePlanes, LaidOut
 from ..store.claims import Claims
 from ..store.masks import MaskWriter, creating_masks, describe_file
 from ..store.partials import Ledger, save_arrays, with_prefix
 from ..tally import Arrays
+from .ahead import one_ahead
 from .control import Control, Meter
 from .masks import masks_path
 from .recording import peak_bytes
@@ -64,16 +68,21 @@ def count_shard(
     n_blocks = work.options.blocks
     room = min(POOL_BYTES, work.options.memory // CHUNK_PART // len(sizes))
     blocks = [BlockTally(n_blocks, *size, room) if n_blocks else None for size in sizes]
-    seconds = {"labels": 0.0, "count": 0.0}
-    for part, rows in enumerate(groups_of(work.run.rows(shard))):
-        begin = time.perf_counter()
-        images = work.labels.of_part(shard, part, work.recorded.images[rows.start : rows.stop], control)
-        labelled = time.perf_counter()
-        for position, counted in enumerate(counters):
-            work.count(position, rows, images, counted, blocks[position], writer, control)
-        seconds["labels"] += labelled - begin
-        seconds["count"] += time.perf_counter() - labelled
-        meter.advance(len(rows))
+    seconds = {"labels": 0.0, "read": 0.0, "count": 0.0}
+    groups = groups_of(work.run.rows(shard))
+    images: Sequence[ImagePlanes] = ()
+    at, clock = -1, Clock()
+    for group, position, held, maps in one_ahead(iter_chunks(work, groups, control)):
+        clock.stop(seconds, "read")
+        if group > at:
+            meter.advance(len(groups[at]) if at >= 0 else 0)
+            rows, at = groups[group], group
+            images = LaidOut(work.labels.of_part(shard, group, work.recorded.images[rows.start : rows.stop], control))
+            clock.stop(seconds, "labels")
+        these = images[held.start - groups[at].start : held.stop - groups[at].start]
+        work.count(position, held, maps, these, counters[position], blocks[position], writer)
+        clock.stop(seconds, "count")
+    meter.advance(len(groups[at]))
     arrays: Arrays = {}
     for position, (counted, tally) in enumerate(zip(counters, blocks, strict=True)):
         if tally is not None:
@@ -81,6 +90,27 @@ def count_shard(
             arrays |= with_prefix(f"blocks-{position}", tally.to_arrays())
         arrays |= with_prefix(str(position), counted.to_arrays())
     return arrays, seconds
+
+
+def iter_chunks(work: Scoring, groups: list[range], control: Control) -> Iterator[tuple[int, int, range, NDArray[Any]]]:
+    """Chunks of maps: which group of rows, which layer, which rows, and the maps (B, K, h, w) of these."""
+    for group, rows in enumerate(groups):
+        for position in range(len(work.layers)):
+            for held, maps in work.iter_maps(position, rows, control):
+                yield group, position, held, maps
+
+
+class Clock:
+    """Where the time goes, from one stop to the next."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def stop(self, seconds: dict[str, float], what: str) -> None:
+        """Add the time since the last stop."""
+        now = time.perf_counter()
+        seconds[what] += now - self._begin
+        self._begin = now
 
 
 def groups_of(rows: range) -> list[range]:

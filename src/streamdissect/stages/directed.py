@@ -38,8 +38,8 @@ from .scoring import MOST_CHUNK_BYTES, Scoring
 from .sources import Maps
 from .thresholds import groups_of
 
-STATE_PART, CHUNK_PART = 2, 16
-"""Parts of the memory that the state of all sets at once, and the maps that are read for them, may take."""
+STATE_PART, REFINED_PART, CHUNK_PART = 2, 4, 16
+"""Parts of the memory: the state of all sets at once, values gathered in a second pass, maps that are read."""
 SKETCH_BYTES = 48 << 10
 """Of a direction, at most, in a sketch of k = 50: see `ReqSketch`."""
 
@@ -48,7 +48,8 @@ SKETCH_BYTES = 48 << 10
 class Found:
     """What a pass tells of a set of D directions."""
 
-    thresholds: Thresholds
+    thresholds: dict[Fraction, Thresholds]
+    """By tail."""
     top: tuple[NDArray[np.int64], NDArray[np.float32]]
     """(D, T) rows of the store and map maxima; see `TopImages.read`."""
 
@@ -140,22 +141,28 @@ class DirectedPasses:
                     meter.advance(len(part) * len(sets))
 
     def thresholds(
-        self, sets: Sequence[Directions], tail: Fraction, n_top: int = 1, meter: Meter | None = None
+        self, sets: Sequence[Directions], tails: Sequence[Fraction], n_top: int = 1, meter: Meter | None = None
     ) -> list[Found]:
         """Exact thresholds of all directions, and the images of their largest values.
 
         A pass over the activations for as many sets as the memory holds; where not even one set's largest values fit,
         they are sketched, and a second pass makes the thresholds exact.
         """
-        capacity = tail_rank(tail, self._n_images * self._layer.grid[0] * self._layer.grid[1]) + 1
+        n = self._n_images * self._layer.grid[0] * self._layer.grid[1]
+        capacity = max(tail_rank(tail, n) for tail in tails) + 1
         found: list[Found] = []
         step = together(self._layer, sets, capacity, self._memory)
         for start in range(0, len(sets), step):
-            found += self._gather(sets[start : start + step], tail, capacity, n_top, meter)
+            found += self._gather(sets[start : start + step], tails, capacity, n_top, meter)
         return found
 
     def _gather(
-        self, sets: Sequence[Directions], tail: Fraction, capacity: int, n_top: int, meter: Meter | None
+        self,
+        sets: Sequence[Directions],
+        tails: Sequence[Fraction],
+        capacity: int,
+        n_top: int,
+        meter: Meter | None,
     ) -> list[Found]:
         streams = [self._streams(directions, capacity) for directions in sets]
         top = [TopImages(directions.n_directions, n_top) for directions in sets]
@@ -166,7 +173,10 @@ class DirectedPasses:
         self.each_chunk(sets, take, meter)
         found = []
         for i, each in enumerate(streams):
-            thresholds = find_thresholds(each, tail) if each.is_exact else self._refine(sets[i], each, tail)
+            if each.is_exact:
+                thresholds = {tail: find_thresholds(each, tail) for tail in tails}
+            else:
+                thresholds = self._refine(sets[i], each, tails)
             found.append(Found(thresholds, top[i].read(each.values_of)))
         return found
 
@@ -179,22 +189,32 @@ class DirectedPasses:
             return BufferedTail(n, capacity, dtype)
         return ReqSketch(n, dtype=dtype, threads=self._threads)
 
-    def _refine(self, directions: Directions, streams: Streams, tail: Fraction) -> Thresholds:
+    def _refine(
+        self, directions: Directions, streams: Streams, tails: Sequence[Fraction]
+    ) -> dict[Fraction, Thresholds]:
         """Exact thresholds from sketched ones: the values about each are gathered in another pass."""
+        parts = []
         try:
-            parts = []
-            for units in groups_of(Refinement.state_bytes(streams, [tail]), self._memory // 4):
-                refinement = Refinement(streams, [tail], units)
-                self.each_chunk([directions], lambda _, rows, maps, into=refinement: into.update(maps))  # type: ignore[misc]
+            for units in groups_of(Refinement.state_bytes(streams, tails), self._memory // REFINED_PART):
+                refinement = Refinement(streams, tails, units)
+                self._feed(directions, refinement)
                 parts.append(refinement.thresholds())
         except MissedBracket:
             histogram = Histogram(directions.n_directions, streams.dtype)
-            self.each_chunk([directions], lambda _, rows, maps: histogram.update(maps) and None)  # type: ignore[func-returns-value]
-            return self._refine(directions, histogram, tail)
+            self._feed(directions, histogram)
+            return self._refine(directions, histogram, tails)
         except ValueError as error:
             raise IncompleteRun(f"layer {self._layer.name}: {error}; extract again with --overwrite") from error
-        threshold, n_above = (np.concatenate(each, axis=1)[0] for each in zip(*parts, strict=True))
-        return find_thresholds(streams, tail, (threshold, n_above))
+        threshold, n_above = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+        return {tail: find_thresholds(streams, tail, (threshold[i], n_above[i])) for i, tail in enumerate(tails)}
+
+    def _feed(self, directions: Directions, taker: Refinement | Histogram) -> None:
+        """One pass for what takes in maps."""
+
+        def take(_: int, rows: range, maps: NDArray[Any]) -> None:
+            taker.update(maps)
+
+        self.each_chunk([directions], take)
 
 
 def for_masks(found: Thresholds, mask_test: str) -> NDArray[np.float32]:

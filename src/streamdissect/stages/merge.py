@@ -209,6 +209,7 @@ def describe_layer(work: Scoring, position: int) -> dict[str, Any]:
         "field_source": field["source"] if field else "",
         "mask_size": settings["mask_size"],
         "dtype": work.layers[position].dtype,
+        **({"directions": settings["directions"]["digest"]} if settings.get("directions") else {}),
         **({"blocks": settings["blocks"], "block_by": settings["block_by"]} if settings["blocks"] else {}),
         "backend": kernel_backend(work.options.backend).name,
     }

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from ..data.dataset import Dataset
@@ -105,6 +104,8 @@ def perturb(
         return open_network(scored, layers, model, weights, trust_model, options)
 
     work = Experiment(scored, scored.layers(options.layers), options, chosen, reopen)
+    if options.overwrite or not work.is_begun:
+        work.reopen_now()  # what is refused leaves no trace, and takes nothing away
     if panel is not None:
         draw_panel(scored, work.network, work.folder, panel, units, chosen, options)
     work.keep_settings()
@@ -119,13 +120,12 @@ def perturb(
 def count_parts(work: Experiment, control: Control) -> None:
     """Count what is this worker's, unclaimed and not finished: every row of a part, then the next part."""
     rows, ledgers, shard = work.rows(), work.ledgers, work.options.shard
-    own = own_shards(len(work.parts), shard)
 
     def left_of(part: int) -> list[Row]:
         return [row for row in rows if not ledgers[row[2]].is_done(part)]
 
     sizes = [sum(map(len, batches)) for batches in work.parts]
-    total = sum(sizes[part] * len(left_of(part)) for part in own)
+    total = sum(sizes[part] * len(left_of(part)) for part in own_shards(len(work.parts), shard))
     is_told = False
     with Claims(work.partial / "claims") as claims, control.metering("perturb", total, "image") as meter:
         for part, is_mine in iter_claimed(len(work.parts), shard, lambda part: not left_of(part), claims, control):
@@ -133,7 +133,7 @@ def count_parts(work: Experiment, control: Control) -> None:
                 continue
             counter = work.counter(part, control)
             if not is_told:
-                tell_estimate(counter, total, len(own), control)
+                tell_estimate(counter, total, control)
                 is_told = True
             for perturbation, trial, name in left_of(part):
                 begin = time.perf_counter()
@@ -146,19 +146,11 @@ def count_parts(work: Experiment, control: Control) -> None:
             claims.forget(part)
 
 
-def tell_estimate(counter: PartCounter, total: int, n_parts: int, control: Control) -> None:
+def tell_estimate(counter: PartCounter, total: int, control: Control) -> None:
     """Say how long the work will take, from one batch."""
-    rows = counter.batches[0]
-    pictures = [counter.pictures[i].astype(np.float32) for i in rows]
-    counter.forward(pictures)  # the first pass of a network takes longer than those that follow
-    begin = time.perf_counter()
-    counter.forward(pictures)
-    seconds = (time.perf_counter() - begin) / len(rows) * total
-    images = sum(map(len, (batch for batch in counter.batches)))
-    control.say(
-        f"perturb: {total} forward passes of an image ({n_parts} parts, of {images} images and the like), "
-        f"about {seconds:.0f} s for the network and somewhat more to count"
-    )
+    seconds = counter.seconds_per_image() * total
+    took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    control.say(f"perturb: {total} forward passes of an image, about {took}")
 
 
 def write_results(work: Experiment) -> Robustness:

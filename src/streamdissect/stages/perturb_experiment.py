@@ -31,6 +31,23 @@ from .shards import require_alone
 MOST_TOGETHER = 256
 """Images whose clean maps are in memory together, unless one batch is more."""
 
+SCORING = (
+    "labels",
+    "data",
+    "tail",
+    "iou",
+    "upsample",
+    "mask_size",
+    "approximate",
+    "union",
+    "mask_test",
+    "multiplicity",
+    "unlabelled",
+)
+"""Settings of the scoring that bear on the outcomes."""
+WHAT = {"images": "images of the run (digest)", "scoring": "settings of the scoring"}
+"""What is no option."""
+
 Row = tuple[Perturbation | None, int, str]
 """Perturbation, trial, name of its partials; no perturbation: the clean images."""
 
@@ -51,6 +68,15 @@ class Experiment:
     def network(self) -> Network:
         """The run's, opened when first needed: nothing may be left to do."""
         return self.reopen(self.layers)
+
+    def reopen_now(self) -> None:
+        """Open the network."""
+        _ = self.network
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was perturbed before."""
+        return (self.partial / SETTINGS_FILE).exists()
 
     @property
     def folder(self) -> Path:
@@ -121,7 +147,7 @@ class Experiment:
             "mean": options.mean,
             "std": options.std,
             "images": digest.hexdigest(),
-            "scoring": self.scored.settings,
+            "scoring": {name: self.scored.settings[name] for name in SCORING},
         }
 
     def keep_settings(self) -> None:
@@ -140,7 +166,7 @@ class Experiment:
             for name, value in plain.items():
                 if made.get(name) != value:
                     raise BadInput(
-                        f"--{name.replace('_', '-')}",
+                        WHAT.get(name, f"--{name.replace('_', '-')}"),
                         show(value),
                         f"{show(made.get(name))}, as this run was perturbed before",
                         "give that, or start anew with --overwrite",

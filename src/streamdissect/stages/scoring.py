@@ -147,11 +147,11 @@ class Scoring:
         }
 
     def iter_maps(self, position: int, rows: range, control: Control) -> Iterator[tuple[range, NDArray[Any]]]:
-        """A layer's maps over consecutive rows, by chunks; and their places among these rows."""
+        """A layer's maps over consecutive rows, by chunks, with the rows of each."""
         most = min(MOST_CHUNK_BYTES, self.options.memory // CHUNK_PART)
         for part, maps in self.maps.iter_chunks(self.layers[position].name, rows, most):
             control.check()
-            yield range(part.start - rows.start, part.stop - rows.start), maps
+            yield part, maps
 
     def chooser(self, position: int) -> Chooser:
         """The way to count a layer's maps, found by trying; PyTorch is asked for CUDA where it is needed anyway."""
@@ -163,26 +163,24 @@ class Scoring:
     def count(
         self,
         position: int,
-        rows: range,
+        held: range,
+        maps: NDArray[Any],
         images: Sequence[ImagePlanes],
         counters: Counters,
         blocks: BlockTally | None,
         writer: MaskWriter | None,
-        control: Control,
     ) -> None:
-        """Add one layer's counts over consecutive rows."""
+        """Add one layer's counts over a chunk: the rows `held`, their maps, and the labels of their images."""
         thresholds, how = self.used_thresholds(position), self.how()
         weights = {shape: self.weights(position, shape) for shape in {image.shape for image in images}}
-        for part, maps in self.iter_maps(position, rows, control):
-            chosen, held = images[part.start : part.stop], rows[part.start : part.stop]
-            named = how | {"threads": self.options.threads, "backend": self.chooser(position), "device": None}
-            if blocks is None or self.block_of is None:
-                counters.add(maps, thresholds, chosen, weights, **named)
-            else:
-                where = self.block_of[held.start : held.stop]
-                blocks.add(counters, maps, thresholds, chosen, where, weights, **named)
-            if writer is not None:
-                keep_masks(writer, position, held, maps, thresholds, chosen, weights, **how)
+        named = how | {"threads": self.options.threads, "backend": self.chooser(position), "device": None}
+        if blocks is None or self.block_of is None:
+            counters.add(maps, thresholds, images, weights, **named)
+        else:
+            where = self.block_of[held.start : held.stop]
+            blocks.add(counters, maps, thresholds, images, where, weights, **named)
+        if writer is not None:
+            keep_masks(writer, position, held, maps, thresholds, images, weights, **how)
 
 
 def open_scoring(
@@ -241,9 +239,14 @@ def open_scoring(
     distributions = all_distributions(opened, recorded.tallies)
     # the tallies have told what they know: they are the largest thing in memory
     recorded = replace(recorded, tallies=[])
-    return Scoring(
+    scoring = Scoring(
         opened, dataset, fingerprint, options, settings, recorded, maps, thresholds, distributions, tail, rules
     )
+    if options.directions is None:
+        return scoring
+    from .directions import direct  # which rests on what is here
+
+    return direct(scoring, control)
 
 
 def open_maps(

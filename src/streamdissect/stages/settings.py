@@ -16,6 +16,7 @@ from ..options import ScoreOptions, parse_mask_size
 from ..store.partials import Ledger
 from ..store.rundir import RunDir, stage_of
 from ..store.tables import AUDIT_TABLE
+from .directionfiles import directions_to_setting, setting_to_fields
 from .shards import require_alone
 
 SETTINGS_FILE = "settings.json"
@@ -44,6 +45,7 @@ def options_to_settings(options: ScoreOptions, tail: Fraction, labellers: Sequen
         "blocks": options.blocks,
         "block_by": options.block_by if options.blocks else None,
         "keep_masks": options.keep_masks,
+        "directions": directions_to_setting(options),
     }
 
 
@@ -53,6 +55,7 @@ def settings_to_options(settings: dict[str, Any], options: ScoreOptions) -> Scor
     return replace(
         options,
         **beside | {"block_by": beside["block_by"] or "name"},
+        **setting_to_fields(settings.get("directions")),
         tail=Fraction(settings["tail"]),
         iou=Fraction(settings["iou"]),
         upsample=None if settings["upsample"] == "auto" else settings["upsample"],

@@ -139,10 +139,10 @@ def show(
     for image in asked:
         control.check()
         found = draw_perturbed(scored, network, image, chosen, kinds, options.seed)
-        for label, (picture, each) in zip(["Original", *(kind.text for kind in kinds)], found, strict=True):
+        for label, (picture, lit_up) in zip(["Original", *(kind.text for kind in kinds)], found, strict=True):
             pictures.append((os.fspath(image), label))
             seen.append(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
-            masks.append(np.stack(each))
+            masks.append(np.stack(lit_up))
     shown = Shown(
         units=tuple(f"{layer}:{unit}" for layer, unit in chosen),
         concepts=tuple(name_unit(scored, layer, unit) for layer, unit in chosen),

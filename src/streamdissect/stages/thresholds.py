@@ -25,13 +25,14 @@ from ..quantile import (
 )
 from ..store.partials import load_arrays, save_arrays
 from ..store.rundir import RunDir
+from .ahead import one_ahead
 from .control import Control
 from .gathering import LayerTally
 from .recording import layers_of
 from .sources import Maps
 
 CHUNK_PART, STATE_PART = 16, 4
-"""Parts of the memory that maps being read, and what is found in them, may take."""
+"""Parts of the memory that maps being read, twice, and what is found in them, may take."""
 
 Found = dict[Fraction, Thresholds]
 """By tail."""
@@ -165,7 +166,8 @@ class Passes:
     def _iter_maps(self) -> Iterator[NDArray[Any]]:
         """The layer's activations, by chunks."""
         rows = range(int(self._run.manifest["plan"]["n_images"]))
-        for _, maps in self._maps.iter_chunks(self._layer.name, rows, self._memory // CHUNK_PART):
+        chunks = self._maps.iter_chunks(self._layer.name, rows, self._memory // CHUNK_PART)
+        for _, maps in one_ahead(chunks):
             self._control.check()
             yield maps
 

@@ -14,10 +14,9 @@ from ..richtext import html_table
 from .partials import Ledger
 
 SCHEMA_VERSION = 1
-PARTS_ON_DISK = (
-    "activations.zarr", "partial", "dissection.h5", "tables", "summary.json", "scores", "masks", "audit.json", "perturb",
-    "rotate", "pca", "report",
-)  # fmt: skip
+RESULTS = ("dissection.h5", "tables", "summary.json", "scores", "masks", "audit.json", "perturb", "rotate", "pca",
+           "report")  # fmt: skip
+PARTS_ON_DISK = ("activations.zarr", "partial", *RESULTS)
 """What a run's directory holds beside run.json."""
 PARTS = {"identity": dict, "plan": dict, "layers": list, "model": dict, "data": dict, "versions": dict}
 """What run.json holds at least."""

@@ -1,0 +1,43 @@
+"""Reading one item ahead."""
+
+import threading
+
+import pytest
+
+from streamdissect.stages.ahead import one_ahead
+
+
+def test_items_come_in_order_and_one_ahead():
+    made = []
+
+    def items():
+        for i in range(5):
+            made.append((i, threading.current_thread() is threading.main_thread()))
+            yield i
+
+    seen = []
+    for i in one_ahead(items()):
+        seen.append(i)
+        assert len(made) <= i + 2
+    assert seen == list(range(5)) and [i for i, _ in made] == seen
+    assert not any(is_main for _, is_main in made)
+    assert list(one_ahead(iter([]))) == []
+
+
+def test_an_error_comes_out_where_its_item_is_asked_for():
+    def items():
+        yield 1
+        raise OSError("gone")
+
+    ahead = one_ahead(items())
+    assert next(ahead) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(ahead)
+
+
+def test_whoever_leaves_early_leaves_no_thread():
+    before = threading.active_count()
+    ahead = one_ahead(iter(range(100)))
+    assert next(ahead) == 0
+    ahead.close()
+    assert threading.active_count() == before
