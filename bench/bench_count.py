@@ -9,13 +9,16 @@ from streamdissect.kernels import threshold_keys
 from streamdissect.measure.counters import Counters
 from streamdissect.measure.planes import image_planes, plane_batch
 
-from .cases import CASES, Case, data_of
-from .contenders import CONTENDERS, OURS, kernels_of
+from . import street
+from .cases import CASES, STREET, Case, data_of
+from .contenders import CONTENDERS, OURS, grid_sampling, kernels_of
 
 LARGE_GRIDS = [Case("sparse 128 x 28x28", 8, 128, (28, 28)), Case("sparse 64 x 56x56", 8, 64, (56, 56))]
 LOOP = {name: make for name, make in CONTENDERS.items() if not name.startswith("torch")}
 PAIRS = [(name, case) for cases, some in ((CASES, CONTENDERS), (LARGE_GRIDS, LOOP)) for case in cases for name in some]
 """Large grids without torch: enlarging takes it as long whatever the grid."""
+PAIRS += [("torch, grid_sample", CASES[0])]
+PAIRS += [(name, STREET) for name in CONTENDERS if name != "torch" and street.is_there()]
 
 
 def first_available():
@@ -55,7 +58,7 @@ def describe(benchmark, case, contender, n, note=""):
 @pytest.mark.parametrize("contender, case", PAIRS, ids=str)
 def test_count(benchmark, contender, case):
     try:
-        count = CONTENDERS[contender](case)
+        count = (CONTENDERS | {"torch, grid_sample": grid_sampling})[contender](case)
     except ImportError as error:
         pytest.skip(str(error))
     check(count(), case, exactly=contender in OURS)

@@ -17,6 +17,8 @@ import numpy as np
 from streamdissect.measure.planes import ImagePlanes, LabelRules, image_planes
 from streamdissect.measure.upsample import axis_weights
 
+from . import street
+
 CATEGORIES = {"object": 584, "part": 234, "material": 32, "color": 11, "scene": 288, "texture": 48}
 OBJECT, PART, MATERIAL, COLOR, SCENE, TEXTURE = range(6)
 FIRST = np.concatenate([[1], 1 + np.cumsum(list(CATEGORIES.values()))])
@@ -70,9 +72,15 @@ CASES = [
 ]
 
 
+STREET = Case("street scenes, MobileNetV2 576 x 15x20", 6, 576, (15, 20), mask=(180, 240), kind="street")
+"""Real activations and labels, where they are to be had."""
+
+
 @functools.cache
 def data_of(case: Case) -> Data:
     """Made once, the same in every run."""
+    if case.kind == "street":
+        return street_scenes(case)
     maps = activations(case.kind, SAMPLE, case.n_units, *case.grid)
     thresholds = thresholds_of(maps, case.tail)
     maps = maps[: case.n_images].copy()
@@ -90,6 +98,25 @@ def data_of(case: Case) -> Data:
         whole=[whole for _, whole in drawn],
         rules=rules,
         planes=[image_planes(case.mask, *labels, rules) for labels in drawn],
+        weights={
+            case.mask: tuple(axis_weights("half_pixel", n, m, m) for n, m in zip(case.grid, case.mask, strict=True))
+        },
+        active_share=float((maps > thresholds[:, None, None]).any(axis=(2, 3)).mean()),
+    )
+
+
+def street_scenes(case: Case) -> Data:
+    """See `street`."""
+    maps, dataset = street.record(case.n_images)
+    layers, whole, rules, planes = street.labels_of(dataset, case.n_images)
+    thresholds = thresholds_of(maps, case.tail)
+    return Data(
+        maps=maps,
+        thresholds=thresholds,
+        layers=layers,
+        whole=whole,
+        rules=rules,
+        planes=planes,
         weights={
             case.mask: tuple(axis_weights("half_pixel", n, m, m) for n, m in zip(case.grid, case.mask, strict=True))
         },

@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import interpolate
+from torch.nn.functional import grid_sample, interpolate
 
 from streamdissect.kernels import kernel_backend
 from streamdissect.measure.counters import Counters
@@ -67,7 +67,12 @@ def label_rows(case: Case) -> list[tuple[np.ndarray, np.ndarray]]:
         everywhere = [n - 1 for _, n in whole]
         present = {int(data.rules.category[column]) for column in [*(numbers.astype(int) - 1), *everywhere]}
         n_concepts = data.rules.n_concepts
-        rows = [*(numbers.astype(int) - 1), *everywhere, *(n_concepts + g for g in present), n_concepts + 6]
+        rows = [
+            *(numbers.astype(int) - 1),
+            *everywhere,
+            *(n_concepts + g for g in present),
+            n_concepts + data.rules.n_categories,
+        ]
         planes += [np.ones(stack.shape[1], bool)] * (len(rows) - len(planes))
         out.append((np.array(rows), np.array(planes, np.uint8).T.copy()))
     return out
@@ -94,6 +99,27 @@ def torch_matmul(case: Case, skips: bool) -> Callable[[], np.ndarray]:
                 masks = (surface > thresholds[some, None, None]).float().flatten(1)
                 shared = (masks @ planes).long()  # sums of ones below 2**24 are exact
                 counters[rows[:, None], some] += shared.T
+        return counters.numpy()
+
+    return count
+
+
+def grid_sampling(case: Case) -> Callable[[], np.ndarray]:
+    """grid_sample for all units of an image, then a masked sum for each of its labels, as one published tool does."""
+    data = data_of(case)
+    maps, thresholds = torch.from_numpy(data.maps.astype(np.float32)), torch.from_numpy(data.thresholds)
+    labels = [(rows, torch.from_numpy(planes.T.reshape(-1, *case.mask)).bool()) for rows, planes in label_rows(case)]
+    places = [(2 * torch.arange(n) + 1) / n - 1 for n in case.mask]
+    grid = torch.stack(torch.meshgrid(*places, indexing="ij")[::-1], dim=-1)[None]
+    counters = torch.zeros(data.rules.n_rows, case.n_units, dtype=torch.int64)
+
+    def count() -> np.ndarray:
+        for image, (rows, planes) in zip(maps, labels, strict=True):
+            for some in torch.arange(case.n_units).split(UNITS):
+                surface = grid_sample(image[some][None], grid, padding_mode="border", align_corners=False)[0]
+                masks = surface > thresholds[some, None, None]
+                for row, plane in zip(rows.tolist(), planes, strict=True):
+                    counters[row, some] += (masks & plane).sum(dim=(1, 2))
         return counters.numpy()
 
     return count

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .alignmentoptions import PcaOptions, RotateOptions
     from .data.dataset import Concepts, Dataset, ImageLabels
     from .data.opening import open_dataset
     from .errors import BadInput, IncompleteRun, Stopped, StorageFailure, StreamdissectError
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from .stages.masks import masks
     from .stages.merge import merge
     from .stages.packing import pack
+    from .stages.pca import pca
     from .stages.perturb import perturb
+    from .stages.rotate import rotate
     from .stages.score import score, score_partial
     from .stages.scoring import Partial
     from .stages.show import Shown, show
@@ -47,9 +50,11 @@ HOMES = {
     "IncompleteRun": "errors",
     "LayerDissection": "measure.dissection",
     "Partial": "stages.scoring",
+    "PcaOptions": "alignmentoptions",
     "PerturbOptions": "perturboptions",
     "Perturbation": "measure.perturbations",
     "Robustness": "measure.composition",
+    "RotateOptions": "alignmentoptions",
     "RunDir": "store.rundir",
     "ScoreOptions": "options",
     "ShowOptions": "perturboptions",
@@ -69,7 +74,9 @@ HOMES = {
     "merge": "stages.merge",
     "open_dataset": "data.opening",
     "pack": "stages.packing",
+    "pca": "stages.pca",
     "perturb": "stages.perturb",
+    "rotate": "stages.rotate",
     "score": "stages.score",
     "score_partial": "stages.score",
     "show": "stages.show",
@@ -89,9 +96,11 @@ __all__ = [
     "IncompleteRun",
     "LayerDissection",
     "Partial",
+    "PcaOptions",
     "PerturbOptions",
     "Perturbation",
     "Robustness",
+    "RotateOptions",
     "RunDir",
     "ScoreOptions",
     "ShowOptions",
@@ -111,7 +120,9 @@ __all__ = [
     "merge",
     "open_dataset",
     "pack",
+    "pca",
     "perturb",
+    "rotate",
     "score",
     "score_partial",
     "show",

@@ -200,7 +200,7 @@ class ScoreOptions(CommonOptions):
             raise BadInput("--device", got, expected, "leave it out: other backends count on the CPU")
         beside = [flag for flag in ("bias", "relu", "layer") if getattr(self, flag)]
         if beside and self.directions is None:
-            got = f"given{' True' * (beside[0] == 'relu')}, without directions"
+            got = "given without directions"
             raise BadInput(f"--{beside[0]}", got, "--directions beside it", "name the file of the directions")
         for name in ("directions", "bias"):
             if getattr(self, name) is not None:

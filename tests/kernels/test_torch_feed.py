@@ -148,7 +148,7 @@ def test_maps_of_any_layout(form, make_geometry):
 def test_images_that_feed_nothing(form, make_geometry):
     """Without planes, without labels of the whole, without a row for their area; beside one that has all of these."""
     case = world(make_geometry("half_pixel", (3, 3), (9, 66)), n_images=3)
-    one, middle = images_of(case.planes, 1, 2), np.array([0, 0, 1, 1])
+    one, middle = case.planes.part(1, 2), np.array([0, 0, 1, 1])
     case.planes = replace(
         one,
         word_ptr=middle * len(one.words),

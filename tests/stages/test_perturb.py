@@ -2,9 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -115,6 +115,32 @@ def test_nothing_done_gives_the_clean_counters_bit_by_bit(run):
             assert outcome.numbers["survival"] == 1 == outcome.numbers["same_top"]
             assert outcome.numbers["lost"] == 0 == outcome.numbers["new"]
             assert_array_equal(outcome.correlation[clean.vmin < clean.vmax], 1.0)
+
+
+RULES = [
+    {"union": "all-images"},
+    {"union": "mask-touch"},
+    {"unlabelled": "ignore"},
+    {"multiplicity": "multiset"},
+    {"mask_test": "ge", "tail": "1/500"},
+    {"mask_size": "image", "upsample": "corners"},
+    {"mask_size": (40, 24), "upsample": "half_pixel", "iou": "1/10"},
+]
+
+
+@pytest.mark.parametrize("rules", RULES, ids=lambda rules: " ".join(map(str, rules.values())))
+def test_the_same_by_other_rules_of_scoring(run, rules):
+    """A whole turn is none, but goes through all that moves masks and labels."""
+    result = sd.score(run, name="other", **rules)
+    found = sd.perturb(run, rotate=360, shuffle_grid=1, trials=1, options=sd.PerturbOptions(name="other"))
+    with h5py.File(run / "scores" / "other" / "perturb" / "perturb.h5") as file:
+        for layer, clean in result.layers.items():
+            for row in range(len(found.trials)):
+                for name in ("intersection", "unit_area", "unit_area_all", "concept_area"):
+                    assert_array_equal(file[f"layers/{layer}/counters/{name}"][row], getattr(clean, name), err_msg=name)
+            for outcome in found.outcomes[layer]:
+                assert_array_equal(outcome.best_iou, clean.best_iou)
+                assert_array_equal(outcome.is_detector, clean.is_detector)
 
 
 def test_a_pointwise_network_turns_and_shuffles_with_its_images(plain):
@@ -324,7 +350,7 @@ def test_another_call_adds_and_what_is_there_is_not_done_again(run, monkeypatch)
     assert more.trials == ((0, 0), (1, 0), (1, 1), (2, 0))
     assert_array_equal(more.outcomes[LAYERS[0]][1].iou, first.outcomes[LAYERS[0]][1].iou)
     assert not np.array_equal(more.outcomes[LAYERS[0]][2].best_iou, more.outcomes[LAYERS[0]][1].best_iou)
-    assert sum(passes) == 20 * 3 + 2 * 4  # clean maps, two rows, and two looks at the clock
+    assert sum(passes) == 20 * 3 + 4  # clean maps, two rows, and a look at the clock
 
 
 def test_other_images_layers_or_terms_are_refused_with_the_remedy(run):
@@ -335,8 +361,11 @@ def test_other_images_layers_or_terms_are_refused_with_the_remedy(run):
         with pytest.raises(sd.BadInput, match=rf"{word}.*--overwrite") as refused:
             sd.perturb(run, noise=(20,), trials=1, **named)
         assert len(str(refused.value).splitlines()) == 1
+    sd.score(run, iou=0.2, overwrite=True)
+    with pytest.raises(sd.BadInput, match=r"iou of the scoring: got '1/5', expected '1/25'.*--overwrite"):
+        sd.perturb(run, noise=(20,), trials=1, limit=8)
     found = sd.perturb(run, noise=(20,), trials=1, overwrite=True, limit=9, is_first=True, layers="block1*")
-    assert list(found.outcomes) == ["block1.act"] and found.image_name == sd.score(run).image_name[:9]
+    assert list(found.outcomes) == ["block1.act"] and found.image_name == sd.score(run, iou=0.2).image_name[:9]
 
 
 def test_a_limit_is_a_sample_that_grows(run):
@@ -439,8 +468,9 @@ def test_a_captured_run_knows_neither_its_network_nor_its_preprocessing(nets, sc
 
 
 def test_mean_and_std_of_an_extracted_run_are_its_own(run):
-    with pytest.raises(sd.BadInput, match="the run knows its own"):
+    with pytest.raises(sd.BadInput, match=r"--mean: got \(0.0, 0.0, 0.0\).*the run's own, \(0.485"):
         sd.perturb(run, noise=1, mean=(0, 0, 0))
+    assert sd.perturb(run, noise=1, trials=1, mean=sd.ExtractOptions().mean) is not None
 
 
 def test_a_step_up_the_loss_needs_logits(run, plain):
@@ -489,27 +519,12 @@ def test_whole_numbers_as_floats_are_the_same_images(nets, scenes):
 # A kind of one's own
 
 
-@dataclass(frozen=True)
-class Mirror(sd.Perturbation):
-    """Left is right."""
-
-    magnitude: float = 1.0
-    kind = "mirror"
-
-    def image(self, image, draw):
-        return np.ascontiguousarray(image[:, ::-1])
-
-    def warp(self, size, draw):
-        return Mirrored()
-
-
-class Mirrored(sd.Warp):
-    def places(self, rows, columns):
-        return rows, 1 - columns
-
-
-def test_a_kind_is_one_class(plain):
-    found = sd.perturb(plain / "run", perturbations=[Mirror()], overwrite=True)
+def test_the_kind_that_the_documentation_shows(plain):
+    page = (Path(HERE).parents[2] / "docs" / "robustness.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    shown = {}
+    exec(compile(code, "robustness.md", "exec"), shown)
+    found = sd.perturb(plain / "run", perturbations=[shown["Mirror"]()], overwrite=True)
     assert found.settings[1].text == "mirror 1"
     clean, mirrored = found.outcomes["1"]
     assert_array_equal(mirrored.iou, clean.iou)
@@ -596,6 +611,27 @@ def test_textures_keep_more_under_shuffles_than_objects_of_parts(tmp_path):
     assert speckled > 0.7 > 0.3 > tower >= 0
     verdicts = {row["category"]: row["verdict"] for row in found.composition()}
     assert verdicts == {"object": "parts", "texture": "statistics"}
+
+
+@pytest.mark.long
+def test_a_real_network_on_street_scenes(shared, tmp_path):
+    model, data = shared / "models" / "mobilenet.py", shared / "data" / "camvid-broden"
+    weights = shared / "models" / "mobilenet_v2_imagenet.safetensors"
+    if not (model.exists() and data.exists() and weights.exists()):
+        pytest.skip("no street scenes or networks among the shared test data")
+    layers, middle = ["features.7.expand.act", "features.14.expand.act", "features.18.conv"], (128 / 255,) * 3
+    sd.extract(f"{model}:mobilenet_v2", data, layers, tmp_path / "run", weights=str(weights), input_size=(240, 320),
+               mean=middle, std=middle, limit=64)  # fmt: skip
+    sd.score(tmp_path / "run")
+    found = sd.perturb(tmp_path / "run")
+    rows = {(row["layer"], row["setting"]): row for row in found.summary()}
+    for layer in layers:
+        assert rows[layer, "clean"]["survival"] == 1 == rows[layer, "clean"]["consistency"]
+        shares = [rows[layer, f"noise {c}"]["consistency"] for c in (1, 5, 10, 100)]
+        assert shares == sorted(shares, reverse=True) and shares[0] > 0.9 and shares[-1] < 0.2
+    kept = {(row["layer"], row["category"]): row["index"] for row in found.composition()}
+    assert kept["features.14.expand.act", "color"] > 0.6 > 0.5 > kept["features.14.expand.act", "object"]
+    assert kept["features.18.conv", "object"] < 0.2 < 0.8 < kept["features.7.expand.act", "color"]
 
 
 # Files, and the command

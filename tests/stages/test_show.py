@@ -119,7 +119,7 @@ def test_the_command(run, tmp_path, capsys, monkeypatch):
         (["NAME", "--units", "block1.act:99"], ["--units", "0 to 4"]),
         (["NAME", "--units", "block9:1"], ["--units", "block1.act, block2.conv"]),
         (["NAME", "--shuffle-grid", "0"], ["--shuffle-grid", "whole number"]),
-        (["NAME", "--mean", "0", "0", "0"], ["--mean", "the run knows its own"]),
+        (["NAME", "--mean", "0", "0", "0"], ["--mean", "the run knows it"]),
     ],
     ids=lambda words: " ".join(words[:3]),
 )

@@ -46,6 +46,7 @@ COMMANDS = (
     "score",
     "perturb",
     "rotate",
+    "pca",
     "show",
     "merge",
     "info",

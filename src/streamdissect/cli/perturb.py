@@ -44,9 +44,7 @@ OPTIONS = (
     *PERTURB,
     arguments.Option("--trials", "of what is random [3]", arguments.whole("--trials", 1), metavar="N"),
     arguments.Option("--layers", "names or globs of the run's layers [all]", metavar="NAME", words=-1),
-    arguments.Option(
-        "--limit", "N of the run's images, spread by a seeded hash, or first:N", parse_limit, metavar="N"
-    ),
+    arguments.Option("--limit", "N of the run's images, spread by a seeded hash, or first:N", parse_limit, metavar="N"),
     arguments.Option(
         "--thresholds-from", "clean images, or found anew, in one more pass [clean]", choices=THRESHOLDS_FROM
     ),
@@ -74,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of the stage, and fields of its options."""
-    what: dict[str, Any] = {key: values[key] for key in ("data", "labels", "model", "weights", "trust_model") if key in values}
+    what: dict[str, Any] = {
+        key: values[key] for key in ("data", "labels", "model", "weights", "trust_model") if key in values
+    }
     if "units" in values:
         what["units"] = [text.strip() for text in values["units"].split(",") if text.strip()]
     aside = {"config", "json", "debug", "run", "images", "out", "panel", *what}
@@ -86,8 +86,7 @@ def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..options import RUN
-    from ..options import parse_limit
-from ..perturboptions import PerturbOptions
+    from ..perturboptions import PerturbOptions
     from ..stages.perturb import perturb
 
     what, how = split_values(values)

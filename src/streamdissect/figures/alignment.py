@@ -6,7 +6,23 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from .svg import LEFT, RIGHT, TOP, Frame, Series, axes, band, colour, legend, marker, sheet
+from .svg import (
+    BOTTOM,
+    CHARACTER,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Frame,
+    Series,
+    axes,
+    band,
+    colour,
+    legend,
+    marker,
+    sheet,
+)
 
 NAMED = 10
 """Units of a stem chart that are named."""
@@ -93,4 +109,20 @@ def heat_map(
     for j, name in enumerate(columns):
         turn = f'transform="translate({left + size * (j + 0.7):.1f} {TOP + size * len(rows) + 8:.1f}) rotate(-60)"'
         parts.append(f'<text class="soft" {turn} text-anchor="end">{escape(name)}</text>')
+    return sheet(frame, title, description, parts)
+
+
+def named_dots(title: str, description: str, names: Sequence[str], series: Sequence[Series], y_label: str) -> str:
+    """A column of dots under each name, one for each series."""
+    bottom = BOTTOM + int(0.72 * CHARACTER * max(map(len, names), default=0))
+    top = max([y for each in series for y in each.y if math.isfinite(y)] or [1.0])
+    frame = Frame((-0.6, max(len(names), 1) - 0.4), (0.0, 1.06 * top or 1.0), WIDTH, HEIGHT + bottom - BOTTOM, bottom)
+    parts = [axes(frame, "", y_label, names)]
+    for i, each in enumerate(series):
+        parts += [
+            marker(i, frame.x(x), frame.y(y), 3.4, f"{names[int(x)]}, {each.name}: {y:.3f}")
+            for x, y in zip(each.x, each.y, strict=True)
+            if math.isfinite(y)
+        ]
+    parts.append(legend(frame, [each.name for each in series]))
     return sheet(frame, title, description, parts)

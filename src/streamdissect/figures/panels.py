@@ -1,4 +1,4 @@
-"""Pictures side by side, with the pixels of a mask lit (methods 4.6)."""
+"""Pictures side by side, with the pixels of a mask lit (methods 4)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def lit(image: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """An image (rows, columns, 3) of 0..255 dimmed outside the mask (H, W), with a line about it."""
     rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(image.shape[:2], mask.shape, strict=True))
     is_lit = mask[np.ix_(rows, columns)]
-    dimmed = np.clip(np.rint(image * np.where(is_lit, 1.0, DIMMED)[..., None]), 0, 255).astype(np.uint8)
+    light = np.where(is_lit, 1.0, DIMMED)[..., None]
+    dimmed: NDArray[np.uint8] = np.clip(np.rint(image * light), 0, 255).astype(np.uint8)
     wide = np.pad(is_lit, 1)
     beside = wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
     dimmed[beside & ~is_lit] = OUTLINE

@@ -1,8 +1,8 @@
-"""Is a concept carried by one unit? The leading direction of its samples, and how near it lies to an axis (methods 6)."""
+"""Is a concept carried by one unit? The leading direction of its samples, and how near an axis it lies (methods 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -47,6 +47,7 @@ class Spectrum:
         with one_thread():
             values, vectors = torch.linalg.eigh(torch.from_numpy(moment).clone())
         leading = vectors.numpy()[:, ::-1][:, :n_kept]
+        leading = np.where(np.diag(moment)[:, None] > 0, leading, 0.0)  # of what does not vary there is rounding alone
         return cls(
             values.numpy()[::-1][:n_kept].copy(),
             leading * sign_of_largest(leading.T),
@@ -104,7 +105,7 @@ class AlignmentStatistics:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def join(cls, rows: list[Mapping[str, Any]]) -> Self:
+    def join(cls, rows: Sequence[Mapping[str, Any]]) -> Self:
         """From what `describe` gives for each concept."""
         kinds: dict[str, Any] = {"unit": np.int64, "verdict": np.int8}
         return cls(
@@ -167,9 +168,9 @@ class Exclusivity:
     next_concept: NDArray[np.int64]
     """Which one; -1 where there is none."""
     led: NDArray[np.int64]
-    """Concepts that the unit leads."""
+    """Concepts that the unit leads by more than a random axis would."""
     is_exclusive: NDArray[np.bool_]
-    """The unit leads this concept only, and the next loading is below the critical one."""
+    """The unit leads this concept so, and no other, and its next loading is below the critical one."""
 
 
 def exclusivity(leading: NDArray[np.float64], found: AlignmentStatistics) -> Exclusivity:
@@ -182,13 +183,14 @@ def exclusivity(leading: NDArray[np.float64], found: AlignmentStatistics) -> Exc
         np.zeros(n_concepts, np.int64),
         np.zeros(n_concepts, bool),
     )
+    leads = found.loading >= found.critical
     for c in np.flatnonzero(found.unit >= 0).tolist():
         column = np.abs(leading[:, found.unit[c]])
         others = np.where(np.arange(n_concepts) == c, -1.0, np.where(found.unit >= 0, column, -1.0))
         result.share[c] = column[c] ** 2 / np.square(column).sum()
-        result.led[c] = int((found.unit == found.unit[c]).sum())
+        result.led[c] = int((leads & (found.unit == found.unit[c])).sum())
         if others.max() >= 0:
             result.next_concept[c], result.next_loading[c] = int(others.argmax()), float(others.max())
         is_small = not result.next_loading[c] >= found.critical[c]
-        result.is_exclusive[c] = result.led[c] == 1 and is_small
+        result.is_exclusive[c] = leads[c] and result.led[c] == 1 and is_small
     return result

@@ -24,7 +24,8 @@ class ConceptMoments:
 
     Notes
     -----
-    Parts join by n = n_a + n_b, d = mean_b - mean_a, mean = mean_a + d n_b / n and M2 = M2_a + M2_b + d d^T n_a n_b / n.
+    Parts join by n = n_a + n_b, d = mean_b - mean_a, mean = mean_a + d n_b / n and
+    M2 = M2_a + M2_b + d d^T n_a n_b / n.
     Sums round, so equal states need equal parts in equal order: whoever fills them goes by the store's chunks.
     """
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..kernels.reference import unpack
 from .fieldmap import AxisField
 from .planes import ImagePlanes
+from .products import product
 
 ROUNDING = 1e-9
 """What a share of a cell may fall short of another by rounding."""
@@ -65,7 +66,7 @@ def concept_cover(
     for i, concept in enumerate(image.plane_row.tolist()):
         if concept in wanted:
             pixels = unpack(np.ascontiguousarray(image.words[:, i]), image.shape)
-            cover = rows @ pixels.astype(np.float64) @ columns.T
+            cover = product(product(rows, pixels.astype(np.float64)), np.ascontiguousarray(columns.T))
             found[concept] = np.minimum(found[concept] + cover, 1.0) if concept in found else cover
     return found
 

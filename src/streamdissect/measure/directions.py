@@ -62,7 +62,7 @@ class Directions:
         """(D,) the unit that each direction is a multiple of; None where one is a sum of several, or of none."""
         if np.any(np.count_nonzero(self.weight, axis=1) != 1):
             return None
-        return np.asarray(self.weight != 0).argmax(axis=1)
+        return np.asarray((self.weight != 0).argmax(axis=1), np.int64)
 
     @cached_property
     def keeps_values(self) -> bool:

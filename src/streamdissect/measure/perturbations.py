@@ -1,4 +1,4 @@
-"""What is done to images, and where it moves what their labels name (methods 4.2 to 4.4).
+"""What is done to images, and where it moves what their labels name (methods 4).
 
 A new kind is one class: what it makes of an image, and how it moves labels. It is passed to `perturb` as it is, or
 given a line in `KINDS`.
@@ -108,7 +108,7 @@ class Clean(Perturbation):
 
 @dataclass(frozen=True)
 class Noise(Perturbation):
-    """x + c U, U uniform in 0..1 for each pixel and channel; one field for all magnitudes (methods 4.2)."""
+    """x + c U, U uniform in 0..1 for each pixel and channel; one field for all magnitudes (methods 4)."""
 
     magnitude: float
     is_centred: bool = False
@@ -143,7 +143,7 @@ class Noise(Perturbation):
 
 @dataclass(frozen=True)
 class Rotation(Perturbation):
-    """By degrees, counter-clockwise, bilinear; multiples of 90 on square images are transpositions (methods 4.3)."""
+    """By degrees, counter-clockwise, bilinear; multiples of 90 on square images are transpositions (methods 4)."""
 
     magnitude: float
     fill: str = "mean"
@@ -212,7 +212,7 @@ def rotation_table(
 
 
 class Shuffle(Perturbation):
-    """Tiles that change places at random: the same pixels, another arrangement (methods 4.4)."""
+    """Tiles that change places at random: the same pixels, another arrangement (methods 4)."""
 
     is_random: ClassVar[bool] = True
     is_deranged: bool

@@ -1,4 +1,4 @@
-"""How a unit's detections change when images do: counts of one perturbation, and what follows (methods 4.5)."""
+"""How a unit's detections change when images do: counts of one perturbation, and what follows (methods 4)."""
 
 from __future__ import annotations
 

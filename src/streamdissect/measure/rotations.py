@@ -85,7 +85,7 @@ class RotationPowers:
     @property
     def is_rotation(self) -> bool:
         """Whether the determinant is 1."""
-        return self.reversed_axes.shape[1] % 2 == 0
+        return bool(self.reversed_axes.shape[1] % 2 == 0)
 
     @property
     def length(self) -> float:
@@ -163,8 +163,9 @@ def scaling(n: int, seed: int) -> NDArray[np.float64]:
 def givens(n: int, seed: int, degrees: float) -> NDArray[np.float64]:
     """One random pair of axes turned by an angle, (a_i, a_j) -> (c a_i - s a_j, s a_i + c a_j)."""
     i, j = np.random.default_rng((seed, n, 4)).choice(n, 2, replace=False).tolist()
-    exact = {0: (1.0, 0.0), 90: (0.0, 1.0)}  # cos(pi / 2) is not 0 in floating point
-    cosine, sine = exact.get(degrees, (np.cos(np.radians(degrees)), np.sin(np.radians(degrees))))
+    cosine, sine = float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))
+    if degrees == 90:
+        cosine = 0.0  # which cos(pi / 2) is not in floating point
     turned = np.eye(n)
     turned[i, i] = turned[j, j] = cosine
     turned[i, j], turned[j, i] = -sine, sine

@@ -53,7 +53,7 @@ def centres(n: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class RotationWarp(Warp):
-    """Counter-clockwise about the centre, canvas kept (methods 4.3)."""
+    """Counter-clockwise about the centre, canvas kept (methods 4)."""
 
     size: tuple[int, int]
     """(rows, columns) of the image: what is a right angle in its pixels is one on every grid."""
@@ -137,7 +137,7 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False)
 class TileWarp(Warp):
-    """Tiles that change places (methods 4.4)."""
+    """Tiles that change places (methods 4)."""
 
     rows: Tiles
     columns: Tiles
@@ -254,7 +254,7 @@ class CellAxis:
 
 @dataclass(frozen=True, eq=False)
 class CellWarp:
-    """A warp on the grid of a layer: the clean map, interpolated, where each cell comes from (methods 4.5)."""
+    """A warp on the grid of a layer: the clean map, interpolated, where each cell comes from (methods 4)."""
 
     first: NDArray[np.int64]
     """(4, n) cells about each place, for the cells that are judged."""

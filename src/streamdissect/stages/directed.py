@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,15 @@ from ..quantile import (
     tail_rank,
 )
 from ..store.activations import LayerArray
+from .candidates import Candidates
 from .control import Control, Meter
 from .counting import groups_of as image_groups
 from .scoring import MOST_CHUNK_BYTES, Scoring
 from .sources import Maps
 from .thresholds import groups_of
 
-STATE_PART, REFINED_PART, CHUNK_PART = 2, 4, 16
-"""Parts of the memory: the state of all sets at once, values gathered in a second pass, maps that are read."""
+STATE_PART, KEPT_PART, REFINED_PART, CHUNK_PART = 4, 4, 4, 16
+"""Parts of the memory: state of all sets at once, maps kept, values gathered in a second pass, maps that are read."""
 SKETCH_BYTES = 48 << 10
 """Of a direction, at most, in a sketch of k = 50: see `ReqSketch`."""
 
@@ -52,6 +54,8 @@ class Found:
     """By tail."""
     top: tuple[NDArray[np.int64], NDArray[np.float32]]
     """(D, T) rows of the store and map maxima; see `TopImages.read`."""
+    candidates: Candidates | None = None
+    """The maps that exceed them, where they were asked for and fitted into the memory."""
 
 
 class DirectedMaps:
@@ -95,13 +99,13 @@ def together(layer: LayerArray, sets: Sequence[Directions], capacity: int, memor
     return max(1, memory // STATE_PART // min(each, sketched))
 
 
-def for_all(sets: Sequence[Directions], threads: int, work: Callable[[int, int], None], pool: Any) -> None:
-    """Call `work(position, threads)` for each set, several at once where there are several."""
-    if len(sets) == 1 or pool is None:
-        for i in range(len(sets)):
-            work(i, threads)
+def for_all(sets: Sequence[int], threads: int, work: Callable[[int, int], None], pool: ThreadPoolExecutor) -> None:
+    """Call `work(set, threads)` for each of some sets, several at once where there are several."""
+    if len(sets) == 1:
+        work(sets[0], threads)
     else:
-        list(pool.map(lambda i: work(i, 1), range(len(sets))))
+        each = max(1, threads // len(sets))
+        list(pool.map(lambda i: work(i, each), sets))
 
 
 class DirectedPasses:
@@ -123,6 +127,20 @@ class DirectedPasses:
         self._maps, self._layer, self._n_images = maps, layer, n_images
         self._memory, self._threads, self._control = memory, threads, control
 
+    def share(self, sets: Sequence[Directions]) -> tuple[int, bool]:
+        """How many sets to look at together, and whether to keep their maps from one pass to the next.
+
+        A product takes longer than reading what goes into it: maps are kept, of as many sets as there is memory for,
+        unless those of a single one do not fit. Then all are looked at together, and multiplied twice.
+        """
+        cells = self._layer.grid[0] * self._layer.grid[1]
+        largest = max(4 * self._n_images * each.n_directions * cells for each in sets)
+        n_kept = self._memory // KEPT_PART // largest
+        if not n_kept:
+            return len(sets), False
+        even = n_kept - n_kept % self._threads  # no thread waits for the last of an odd number
+        return min(even or n_kept, len(sets)), True
+
     def each_chunk(
         self, sets: Sequence[Directions], work: Callable[[int, range, NDArray[Any]], None], meter: Meter | None = None
     ) -> None:
@@ -136,14 +154,19 @@ class DirectedPasses:
                 def look(i: int, threads: int, part: range = part, maps: NDArray[Any] = maps) -> None:
                     work(i, part, sets[i].apply(maps, threads))
 
-                for_all(sets, self._threads, look, pool)
-                if meter is not None:
-                    meter.advance(len(part) * len(sets))
+                for_all(range(len(sets)), self._threads, look, pool)
+                advance(meter, len(part) * len(sets))
 
     def thresholds(
-        self, sets: Sequence[Directions], tails: Sequence[Fraction], n_top: int = 1, meter: Meter | None = None
+        self,
+        sets: Sequence[Directions],
+        tails: Sequence[Fraction],
+        n_top: int = 1,
+        meter: Meter | None = None,
+        *,
+        keep_maps: bool = False,
     ) -> list[Found]:
-        """Exact thresholds of all directions, and the images of their largest values.
+        """Exact thresholds of all directions, the images of their largest values and, to be counted, the maps above.
 
         A pass over the activations for as many sets as the memory holds; where not even one set's largest values fit,
         they are sketched, and a second pass makes the thresholds exact.
@@ -153,7 +176,12 @@ class DirectedPasses:
         found: list[Found] = []
         step = together(self._layer, sets, capacity, self._memory)
         for start in range(0, len(sets), step):
-            found += self._gather(sets[start : start + step], tails, capacity, n_top, meter)
+            some = sets[start : start + step]
+            kept: list[Candidates | None] = [None] * len(some)
+            if keep_maps:
+                room = self._memory // KEPT_PART // len(sets)
+                kept = [self._candidates(directions, capacity, room) for directions in some]
+            found += self._gather(some, tails, capacity, n_top, meter, kept)
         return found
 
     def _gather(
@@ -163,12 +191,16 @@ class DirectedPasses:
         capacity: int,
         n_top: int,
         meter: Meter | None,
+        kept: Sequence[Candidates | None],
     ) -> list[Found]:
         streams = [self._streams(directions, capacity) for directions in sets]
         top = [TopImages(directions.n_directions, n_top) for directions in sets]
 
         def take(i: int, rows: range, maps: NDArray[Any]) -> None:
-            top[i].add(streams[i].update(maps), np.array(rows, np.int64))
+            highest = streams[i].update(maps)
+            top[i].add(highest, np.array(rows, np.int64))
+            if (candidates := kept[i]) is not None:
+                candidates.add(rows, highest, maps, streams[i])
 
         self.each_chunk(sets, take, meter)
         found = []
@@ -177,8 +209,16 @@ class DirectedPasses:
                 thresholds = {tail: find_thresholds(each, tail) for tail in tails}
             else:
                 thresholds = self._refine(sets[i], each, tails)
-            found.append(Found(thresholds, top[i].read(each.values_of)))
+            candidates = kept[i]
+            whole = candidates if candidates is not None and candidates.is_whole else None
+            found.append(Found(thresholds, top[i].read(each.values_of), whole))
         return found
+
+    def _candidates(self, directions: Directions, capacity: int, room: int) -> Candidates | None:
+        """Room for maps that are worth keeping: sums, whose largest values are known exactly."""
+        if directions.picked is not None or not isinstance(self._streams(directions, capacity), BufferedTail):
+            return None
+        return Candidates(directions.n_directions, self._layer.grid, capacity, room)
 
     def _streams(self, directions: Directions, capacity: int) -> Streams:
         """Exact ones where they fit, else a sketch."""
@@ -240,6 +280,7 @@ def count_directed(
     control: Control,
     meter: Meter | None = None,
     halves: NDArray[np.int64] | None = None,
+    kept: Sequence[Candidates | None] = (),
 ) -> list[list[Counters]]:
     """Counters of each set of directions over all images, in one pass over the activations.
 
@@ -251,6 +292,8 @@ def count_directed(
         For masks.
     halves : int64 (N,), optional
         Of each row: which of several counters it goes into, from 0.
+    kept : sequence of Candidates or None, optional
+        Of each set: maps that need not be made again.
 
     Returns
     -------
@@ -262,32 +305,44 @@ def count_directed(
     n_kinds = int(kinds.max(initial=0)) + 1
     sizes = work.rules.n_concepts, work.rules.n_categories
     counters = [[Counters(each.n_directions, *sizes) for _ in range(n_kinds)] for each in sets]
+    remembered = {i: each for i, each in enumerate(kept) if each is not None}
+    anew = [i for i in range(len(sets)) if i not in remembered]
     most = min(MOST_CHUNK_BYTES, options.memory // CHUNK_PART) // growth(layer, sets)
     how = work.how() | {"backend": work.chooser(position), "device": None}
+
+    def count(i: int, part: range, directed: NDArray[Any], images: Sequence[ImagePlanes], threads: int) -> None:
+        weights = {shape: work.weights(position, shape) for shape in {image.shape for image in images}}
+        for kind in range(n_kinds):
+            chosen = np.flatnonzero(kinds[part.start : part.stop] == kind)
+            if len(chosen):
+                some = directed if len(chosen) == len(directed) else directed[chosen]
+                labels = [images[j] for j in chosen.tolist()]
+                counters[i][kind].add(some, thresholds[i], labels, weights, threads=threads, **how)
+
+    def count_anew(i: int, threads: int, part: range, maps: NDArray[Any], images: Sequence[ImagePlanes]) -> None:
+        count(i, part, sets[i].apply(maps, threads), images, threads)
+
+    def count_kept(i: int, threads: int, part: range, images: Sequence[ImagePlanes]) -> None:
+        count(i, part, remembered[i].maps_of(part), images, threads)
+
     with one_thread(), ThreadPoolExecutor(options.threads, thread_name_prefix="sets") as pool:
         for rows, images in iter_parts(work, control):
-            weights = {shape: work.weights(position, shape) for shape in {image.shape for image in images}}
-            for part, maps in work.maps.iter_chunks(layer.name, rows, most):
+            for part, maps in work.maps.iter_chunks(layer.name, rows, most) if anew else ():
                 control.check()
                 planes = images[part.start - rows.start : part.stop - rows.start]
-
-                def count(
-                    i: int,
-                    threads: int,
-                    part: range = part,
-                    maps: NDArray[Any] = maps,
-                    planes: list[ImagePlanes] = planes,
-                    weights: Any = weights,
-                ) -> None:
-                    directed = sets[i].apply(maps, threads)
-                    for kind in range(n_kinds):
-                        chosen = np.flatnonzero(kinds[part.start : part.stop] == kind)
-                        if len(chosen):
-                            some = directed if len(chosen) == len(directed) else directed[chosen]
-                            labels = [planes[j] for j in chosen.tolist()]
-                            counters[i][kind].add(some, thresholds[i], labels, weights, threads=threads, **how)
-
-                for_all(sets, options.threads, count, pool)
-                if meter is not None:
-                    meter.advance(len(part) * len(sets))
+                for_all(anew, options.threads, partial(count_anew, part=part, maps=maps, images=planes), pool)
+                advance(meter, len(part) * len(anew))
+            step = max(1, most // (layer.grid[0] * layer.grid[1] * 4 * max(each.n_directions for each in sets)))
+            for start in range(rows.start, rows.stop, step) if remembered else ():
+                control.check()
+                part = range(start, min(start + step, rows.stop))
+                planes = images[part.start - rows.start : part.stop - rows.start]
+                for_all(list(remembered), options.threads, partial(count_kept, part=part, images=planes), pool)
+                advance(meter, len(part) * len(remembered))
     return counters
+
+
+def advance(meter: Meter | None, n: int) -> None:
+    """Tell a meter, where there is one."""
+    if meter is not None:
+        meter.advance(n)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from ..measure.directions import Directions
 from ..options import ScoreOptions
+from ..store.rundir import RunDir
+from .recording import layers_of
 
 WEIGHT, BIAS = "weight", "bias"
 """Names of the tensors in a .safetensors file of several."""
@@ -28,6 +30,34 @@ def read_directions(options: ScoreOptions) -> Directions:
     except ValueError as error:
         expected = "numbers of float32: (directions, units), and a bias for each direction"
         raise BadInput("--directions", f"{options.directions!r}, {error}", expected, "correct the file") from error
+
+
+def check_directions(run: RunDir, options: ScoreOptions) -> None:
+    """BadInput where the options name directions that are none of this run's."""
+    if options.directions is None:
+        return
+    if options.approximate:
+        remedy = "leave it out: the thresholds of directions are found exactly"
+        raise BadInput("--approximate", "given", "nothing, with --directions", remedy)
+    find_layer(run, options, read_directions(options))
+
+
+def find_layer(run: RunDir, options: ScoreOptions, directions: Directions) -> int:
+    """Position of the layer that directions are of. BadInput where it is not to be told, or of other units."""
+    layers, wanted = layers_of(run), options.layer
+    if wanted is not None and wanted not in [layer.name for layer in layers]:
+        expected = f"a layer of the run: {', '.join(layer.name for layer in layers)}"
+        raise BadInput("--layer", repr(wanted), expected, "correct it")
+    asked = [(i, layer) for i, layer in enumerate(layers) if wanted in (None, layer.name)]
+    n_units = directions.weight.shape[1]
+    fitting = [i for i, layer in asked if layer.n_units == n_units]
+    if len(fitting) == 1:
+        return fitting[0]
+    sizes = ", ".join(f"{layer.name} of {layer.n_units}" for _, layer in asked)
+    got = f"directions over {n_units} units"
+    if fitting:
+        raise BadInput("--directions", got, f"a word which of {sizes}", "name it: --layer NAME")
+    raise BadInput("--directions", got, f"as many as a layer has: {sizes}", "correct the matrix")
 
 
 def read_array(path: str, flag: str, name: str, n_axes: int) -> NDArray[Any]:

@@ -6,13 +6,12 @@ from copy import copy
 from dataclasses import replace
 from fractions import Fraction
 
-from ..errors import BadInput
 from ..measure.directions import Directions
 from ..store.activations import LayerArray
 from ..store.rundir import RunDir
 from .control import Control
 from .directed import DirectedMaps, DirectedPasses
-from .directionfiles import read_directions
+from .directionfiles import find_layer, read_directions
 from .scoring import Scoring
 
 
@@ -22,11 +21,8 @@ def direct(work: Scoring, control: Control) -> Scoring:
     Their thresholds take a pass over the activations.
     """
     options = work.options
-    if options.approximate:
-        remedy = "leave it out: the thresholds of directions are found exactly"
-        raise BadInput("--approximate", "given", "nothing, with --directions", remedy)
     directions = read_directions(options)
-    position = find_layer(work, directions)
+    position = find_layer(work.run, options, directions)
     layer = work.layers[position]
     run = directed_run(work.run, position, directions)
     n_images = len(work.recorded.images)
@@ -48,23 +44,6 @@ def direct(work: Scoring, control: Control) -> Scoring:
         work.tail,
         work.rules,
     )
-
-
-def find_layer(work: Scoring, directions: Directions) -> int:
-    """Position of the layer that directions are of. BadInput where it is not to be told, or of other units."""
-    names = [layer.name for layer in work.layers]
-    wanted = work.options.layer
-    if wanted is not None and wanted not in names:
-        raise BadInput("--layer", repr(wanted), f"a layer of the run: {', '.join(names)}", "correct it")
-    n_units = directions.weight.shape[1]
-    fitting = [i for i, layer in enumerate(work.layers) if layer.n_units == n_units and wanted in (None, layer.name)]
-    if len(fitting) == 1:
-        return fitting[0]
-    sizes = ", ".join(f"{layer.name} of {layer.n_units}" for layer in work.layers if wanted in (None, layer.name))
-    got = f"directions over {n_units} units"
-    if fitting:
-        raise BadInput("--directions", got, f"a word which of {sizes}", "name it: --layer NAME")
-    raise BadInput("--directions", got, f"as many as a layer has: {sizes}", "correct the matrix")
 
 
 def directed_run(run: RunDir, position: int, directions: Directions) -> RunDir:

@@ -107,7 +107,8 @@ def perturb(
     if options.overwrite or not work.is_begun:
         work.reopen_now()  # what is refused leaves no trace, and takes nothing away
     if panel is not None:
-        draw_panel(scored, work.network, work.folder, panel, units, chosen, options)
+        drawn = draw_panel(scored, work.network, work.folder, panel, units, chosen, options)
+        control.say(f"perturb: drew {drawn}")
     work.keep_settings()
     if options.thresholds_from == "recompute" and not find_all_thresholds(work, control):
         return None

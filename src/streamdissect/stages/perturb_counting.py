@@ -122,7 +122,7 @@ class PartCounter:
         self.labels = self._read_labels()
         self.planes = [labels.planes() for labels in self.labels]
         self._clean: dict[int, Maps] = {}
-        self._ascents: dict[int, list[Image]] = {}
+        self._ascents: dict[int, list[NDArray[np.int8]]] = {}
         self._images: dict[tuple[str, int], CleanImage] = {}
         self._kept_bytes = 0
 
@@ -161,19 +161,21 @@ class PartCounter:
     def perturbed(self, batch: int, perturbation: Perturbation, trial: int, pool: ThreadPoolExecutor) -> Maps:
         """Maps of a batch of perturbed images."""
         rows = self.batches[batch]
-        ascents: list[Image] | list[None] = [None] * len(rows)
-        if perturbation.needs_ascent:
-            ascents = self._ascents_of(batch)
+        ascents = self._ascents_of(batch) if perturbation.needs_ascent else None
 
-        def make(i: int, ascent: Image | None) -> Image:
-            return perturbation.image(self.pictures[i].astype(np.float32), self.draw(i, trial, ascent))
+        def make(at: int) -> Image:
+            ascent = None if ascents is None else ascents[at].astype(np.float32)
+            draw = self.draw(rows[at], trial, ascent)
+            return perturbation.image(self.pictures[rows[at]].astype(np.float32), draw)
 
-        return self.forward(list(pool.map(make, rows, ascents)))
+        return self.forward(list(pool.map(make, range(len(rows)))))
 
-    def _ascents_of(self, batch: int) -> list[Image]:
+    def _ascents_of(self, batch: int) -> list[NDArray[np.int8]]:
+        """Signs of the gradient at the clean images of a batch, worked out once for all steps."""
         if batch not in self._ascents:
             with torch_threads(self.network.options.threads):
-                self._ascents[batch] = self.network.ascents([self.pictures[i] for i in self.batches[batch]])
+                found = self.network.ascents([self.pictures[i] for i in self.batches[batch]])
+            self._ascents[batch] = [ascent.astype(np.int8) for ascent in found]
         return self._ascents[batch]
 
     def iter_perturbed(self, perturbation: Perturbation | None, trial: int) -> Iterator[tuple[range, Maps, Maps]]:

@@ -45,8 +45,8 @@ SCORING = (
     "unlabelled",
 )
 """Settings of the scoring that bear on the outcomes."""
-WHAT = {"images": "images of the run (digest)", "scoring": "settings of the scoring"}
-"""What is no option."""
+SCORED = "scored: "
+"""Before their names."""
 
 Row = tuple[Perturbation | None, int, str]
 """Perturbation, trial, name of its partials; no perturbation: the clean images."""
@@ -137,17 +137,17 @@ class Experiment:
         digest = blake2b(digest_size=16)
         for index in self.images.tolist():
             digest.update(f"{self.scored.data.names[index]}\0".encode())
-        options = self.options
+        options, is_captured = self.options, self.scored.run.is_captured
         return {
             "layers": self.layers,
             "limit": f"first:{options.limit}" if options.is_first else options.limit,
             "seed": options.seed,
             "thresholds_from": options.thresholds_from,
             "labels_warp": options.labels_warp,
-            "mean": options.mean,
-            "std": options.std,
+            "mean": options.mean if is_captured else None,
+            "std": options.std if is_captured else None,
             "images": digest.hexdigest(),
-            "scoring": {name: self.scored.settings[name] for name in SCORING},
+            **{f"{SCORED}{name}": self.scored.settings[name] for name in SCORING},
         }
 
     def keep_settings(self) -> None:
@@ -166,7 +166,7 @@ class Experiment:
             for name, value in plain.items():
                 if made.get(name) != value:
                     raise BadInput(
-                        WHAT.get(name, f"--{name.replace('_', '-')}"),
+                        name_setting(name),
                         show(value),
                         f"{show(made.get(name))}, as this run was perturbed before",
                         "give that, or start anew with --overwrite",
@@ -178,6 +178,14 @@ class Experiment:
     def counter(self, part: int, control: Control) -> PartCounter:
         """A part of the images, opened."""
         return PartCounter(self.scored, self.network, self.layers, self.options, self.parts[part], control)
+
+
+def name_setting(name: str) -> str:
+    """A setting in a message: an option, or what the scoring or the data have changed."""
+    if name == "images":
+        return "images of the run (digest)"
+    plain = name.removeprefix(SCORED).replace("_", "-")
+    return f"--{plain}" if plain == name.replace("_", "-") else f"{plain} of the scoring"
 
 
 def show(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The figures of `perturb`: curves over magnitude, scatters, bars, and panels of one image (methods 4.6)."""
+"""The figures of `perturb`: curves over magnitude, scatters, bars, and panels of one image (methods 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds of perturbed maps themselves, in a pass of their own: is there still a unit for it (methods 4.5)?"""
+"""Thresholds of perturbed maps themselves, in a pass of their own: is there still a unit for it (methods 4)?"""
 
 from __future__ import annotations
 

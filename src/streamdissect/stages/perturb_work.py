@@ -173,6 +173,9 @@ def open_scored(
         raise BadInput(
             "run", f"{str(opened.path)!r}, not scored{' under that name' * bool(name)}", "one that is", remedy
         )
+    if settings.get("directions"):
+        got = "a scoring of directions"
+        raise BadInput("--name", got, "one of the network's own units", "name another, or score the run plainly")
     given = labellers_of(data) if isinstance(data, Dataset) else ()
     named = labels if labels is not None else [spec for spec, _ in settings["labels"]]
     labellers = given if given and labels is None else open_labellers(named)
@@ -221,8 +224,10 @@ def open_network(
     """
     run = scored.run
     if not run.is_captured:
-        if options.mean is not None or options.std is not None:
-            raise BadInput("--mean, --std", "given", "neither: the run knows its own", "leave them out")
+        for name in ("mean", "std"):
+            given, own = getattr(options, name), tuple(run.manifest["identity"][name])
+            if given not in (None, own):
+                raise BadInput(f"--{name}", str(given), f"the run's own, {own}", "leave it out: the run knows it")
         if model is None and str(run.manifest["model"]["spec"]).startswith("python:"):
             raise missing_model(run)
         work = reopen_network(run, base_of(scored.data), model, weights, trust, options)

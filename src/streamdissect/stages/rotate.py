@@ -165,13 +165,17 @@ def look_along(work: ScoredWork, position: int, sets: list[Directions], control:
     scoring, options = work.scoring, work.scoring.options
     layer, n_images = scoring.layers[position], len(scoring.recorded.images)
     passes = DirectedPasses(scoring.maps, layer, n_images, options.memory, options.threads, control)
-    found = [each.thresholds[scoring.tail] for each in passes.thresholds(sets, [scoring.tail], meter=meter)]
-    cuts = [for_masks(each, options.mask_test) for each in found]
-    counted = count_directed(scoring, position, sets, cuts, control, meter)
+    step, keep_maps = passes.share(sets)
     arrays: Arrays = {}
-    for i, (thresholds, (counters,)) in enumerate(zip(found, counted, strict=True)):
-        arrays |= with_prefix(f"{i}/thresholds", thresholds.to_arrays())
-        arrays |= with_prefix(f"{i}/counters", counters.to_arrays())
+    for start in range(0, len(sets), step):
+        some = sets[start : start + step]
+        passed = passes.thresholds(some, [scoring.tail], meter=meter, keep_maps=keep_maps)
+        found, kept = [each.thresholds[scoring.tail] for each in passed], [each.candidates for each in passed]
+        cuts = [for_masks(each, options.mask_test) for each in found]
+        counted = count_directed(scoring, position, some, cuts, control, meter, kept=kept)
+        for i, (thresholds, (counters,)) in enumerate(zip(found, counted, strict=True), start):
+            arrays |= with_prefix(f"{i}/thresholds", thresholds.to_arrays())
+            arrays |= with_prefix(f"{i}/counters", counters.to_arrays())
     return arrays
 
 

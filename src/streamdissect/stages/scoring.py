@@ -35,6 +35,7 @@ from ..store.rundir import RunDir, stage_of
 from ..tally import Arrays
 from .blocks import blocks_of
 from .control import Control
+from .directionfiles import check_directions
 from .labels import LabelPlanes
 from .masks import keep_masks
 from .recording import Recorded, layers_of, read_recorded, store_of
@@ -217,6 +218,7 @@ def open_scoring(
     tail = scored_tail(opened, options)
     check_upsampling(opened, options.upsample)
     check_approximate(opened, options)
+    check_directions(opened, options)
     settings = options_to_settings(options, tail, labellers) | {"data": base_of(dataset).fingerprint()}
     concepts = dataset.concepts
     try:

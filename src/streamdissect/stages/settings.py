@@ -157,6 +157,8 @@ def show_setting(key: str, value: Any) -> str:
     """A setting in a message; labellers as they are named, with their digests."""
     if key == "labels":
         return ", ".join(f"{spec} ({digest})" for spec, digest in value or ()) or "none"
+    if key == "directions":
+        return f"{value['file']} ({value['digest'][:8]})" if value else "none"
     return repr(value[:8] + "..." if key == "data" and value else value)
 
 

@@ -22,6 +22,7 @@ from ..measure.perturbations import Perturbation
 from ..options import RUN, with_options
 from ..perturboptions import ShowOptions
 from ..store.rundir import RunDir
+from ..tally import Arrays
 from .control import Control
 from .perturb_figures import draw_perturbed, name_unit
 from .perturb_work import chosen_perturbations, open_network, open_scored, spread_units
@@ -64,9 +65,10 @@ class Shown:
             self.panel().save(buffer, format="PNG")
         else:
             images, labels = zip(*self.pictures, strict=True)
-            masks = {f"mask_{i}": mask for i, mask in enumerate(self.masks)}
             texts = {"unit": self.units, "image": images, "perturbation": labels}
-            np.savez_compressed(buffer, **{name: np.array(each) for name, each in texts.items()}, **masks)
+            arrays: Arrays = {name: np.array(each) for name, each in texts.items()}
+            arrays |= {f"mask_{i}": mask for i, mask in enumerate(self.masks)}
+            np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_bytes(path, buffer.getvalue())
 
 
