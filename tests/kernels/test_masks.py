@@ -1,5 +1,6 @@
 """Masks against methods 2.1 and 2.5 in rational numbers, above all where a rounded interpolation goes wrong."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from streamdissect.kernels import mask_maps
+from streamdissect.kernels import AxisWeights, mask_maps
 from streamdissect.kernels.reference import unpack
 
 from .levels import CONTENDERS, contenders_here, skip_unless_here, taking
@@ -375,3 +376,14 @@ def test_maps_that_do_not_fit_are_refused(make_geometry):
     ):
         with pytest.raises(ValueError, match=r"maps are|the weights are for"):
             mask_maps(maps, np.zeros(1, np.float32), geometry.rows, geometry.columns)
+
+
+@pytest.mark.parametrize("change", [{"first": np.full(64, 10**8, np.int32)}, {"second": np.full(64, 7, np.int32)},
+                                    {"first": np.zeros(63, np.int32)}, {"start": np.full(4, -1, np.int32)},
+                                    {"numerator": np.full(64, 10**6)}, {"n_pixels": 0}])  # fmt: skip
+def test_weights_that_point_elsewhere_are_refused(change):
+    axis = AxisWeights.from_positions([Fraction(1, 2), Fraction(3, 2), Fraction(2)], 3)
+    with pytest.raises(ValueError):
+        replace(axis, **change)
+    with pytest.raises(ValueError):
+        AxisWeights.from_positions([], 3)

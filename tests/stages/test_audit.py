@@ -224,7 +224,8 @@ def test_the_command_prints_a_table(run, rows, capsys):
     ]
     assert last.startswith("table:") and "audit.csv" in last
     assert main(["score", str(run), "--audit", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [asdict(row) for row in rows]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"run": str(run), "name": None, "rows": [asdict(row) for row in rows]}
     assert main(["score", str(run), "--audit", "--name", "shared2", "--shard", "0/2"]) == 0
     assert "the worker that ends last" in capsys.readouterr().err
     assert main(["score", str(run), "--audit", "--union", "all-images"]) == 2

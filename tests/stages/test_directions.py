@@ -179,3 +179,34 @@ def test_an_audit_of_directions_is_not_that_of_the_units(run, saved):
     assert {row.layer for row in rows} == {"block2.conv"}
     with pytest.raises(sd.BadInput, match="--directions"):
         audit(run, name="audited")
+
+
+def test_kept_maps_are_all_that_reach_their_threshold():
+    from streamdissect.quantile import BufferedTail
+    from streamdissect.stages.candidates import Candidates
+
+    random = np.random.default_rng(0)
+    maps = (random.normal(size=(60, 5, 3, 4)) * np.linspace(2, 0.2, 60)[:, None, None, None]).astype(np.float32)
+    capacity = 60 * 12 // 50 + 1
+    streams, kept = BufferedTail(5, capacity), Candidates(5, (3, 4), capacity)
+    for start in range(0, 60, 7):
+        some = maps[start : start + 7]
+        kept.add(range(start, start + len(some)), streams.update(some), some, streams)
+    threshold = np.sort(maps.transpose(1, 0, 2, 3).reshape(5, -1), axis=1)[:, -capacity]
+    reaches = maps.max(axis=(2, 3)) >= threshold
+    for rows in (range(25), range(25, 60), range(3, 9)):
+        found = kept.maps_of(rows)
+        there = np.isfinite(found).all(axis=(2, 3))
+        assert (there >= reaches[rows.start : rows.stop]).all()
+        assert_array_equal(found[there], maps[rows.start : rows.stop][there])
+        assert np.isneginf(found[~there]).all()
+    assert reaches.sum() <= kept.n_maps < 200  # of 300: what came late and low is not kept
+
+
+def test_directions_of_a_run_without_activations_are_the_same(nets, scenes, run, saved, tmp_path):
+    out, weight = tmp_path / "none", saved(np.random.default_rng(3).normal(size=(6, 8)))
+    named = {"batch_size": 2, "shard_images": 7, "tails": ("1/10", "1/20"), "spill": "none"}
+    sd.extract(f"{nets}:build", scenes, LAYERS, out, **named)
+    again = sd.score(out, directions=weight).layer()
+    for name, array in sd.score(run, directions=weight, name="stored").layer().arrays.items():
+        assert_array_equal(array, again.arrays[name], err_msg=name)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from fractions import Fraction
 
 import h5py
 import numpy as np
@@ -177,3 +178,26 @@ def test_the_command_keeps_masks(run, kept, capsys):
     assert commit["masks"]["bytes"] == (run / "scores" / "line" / "masks" / "000000.h5").stat().st_size
     mine, other = (list(masks(run, "block1.act", name=name)) for name in ("line", None))
     assert len(mine) == len(other) and all((a[2] == b[2]).all() for a, b in zip(mine, other, strict=True))
+
+
+def test_subnormal_values_are_kept_whatever_the_thread_flushes(nets, scenes, tmp_path):
+    """As the kernels count them: by their bits."""
+    import torch
+
+    tiny = tmp_path / "tiny.py"
+    tiny.write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Tiny(nn.Module):\n    def forward(self, x):\n"
+        "        steps = (torch.nn.functional.avg_pool2d(x, 8).clamp(min=0) * 900).to(torch.int32)\n"
+        "        return steps.view(torch.float32)\n\n\ndef build():\n    return nn.Sequential(Tiny())\n"
+    )
+    out = tmp_path / "run"
+    sd.extract(f"{tiny}:build", scenes, ["0"], out, dtype="float32", tails=(Fraction(1, 10),))
+    assert torch.set_flush_denormal(True)
+    try:
+        result = sd.score(out, keep_masks=True).layer()
+    finally:
+        torch.set_flush_denormal(False)
+    areas = np.zeros(3, np.int64)
+    for _, unit, mask in sd.masks(out):
+        areas[unit] += mask.sum()
+    assert areas.tolist() == result.unit_area_all.tolist() and areas.all()

@@ -148,3 +148,58 @@ def test_what_info_dry_run_and_clean_say(nets, scenes, tmp_path, capsys):
     assert "dropped" not in capsys.readouterr().err
     assert json.loads((out / "run.json").read_text())["identity"]["spill"] == "none"
     assert np.isfinite(sd.score(out, name="after").layer().threshold).all()
+
+
+def test_weights_that_moved_are_named_alone(nets, scenes, tmp_path, capsys):
+    import torch
+
+    from streamdissect.models import load_model
+
+    torch.save(load_model(f"{nets}:build", "random", 3).module.state_dict(), tmp_path / "one.pt")
+    torch.save(load_model(f"{nets}:build", "random", 4).module.state_dict(), tmp_path / "other.pt")
+    out = tmp_path / "run"
+    sd.extract(f"{nets}:build", scenes, LAYERS, out, weights=str(tmp_path / "one.pt"), spill="none")
+    (tmp_path / "one.pt").rename(tmp_path / "moved.pt")
+    assert main(["score", str(out), "--weights", str(tmp_path / "other.pt"), "--name", "x"]) == 2
+    assert "extract again" in capsys.readouterr().err
+    assert main(["score", str(out), "--weights", str(tmp_path / "nothing.pt"), "--name", "y"]) == 2
+    assert main(["score", str(out), "--weights", str(tmp_path / "moved.pt")]) == 0
+
+
+def test_other_activations_than_those_of_the_thresholds_are_refused(nets, scenes, tmp_path, monkeypatch, capsys):
+    import streamdissect.stages.reopening as reopening
+
+    out = tmp_path / "run"
+    sd.extract(f"{nets}:build", scenes, LAYERS, out, spill="none", shard_images=6, batch_size=4)
+    real = reopening.forward_shard
+
+    def other(*given):
+        maps, seconds = real(*given)
+        maps[LAYERS[1]][0, 0, 0, 0] += 1
+        return maps, seconds
+
+    monkeypatch.setattr(reopening, "forward_shard", other)
+    assert main(["score", str(out)]) == 3
+    said = capsys.readouterr().err
+    assert "shard 0, layer block2.conv" in said and "extract again" in said
+
+
+def test_variables_that_are_meant_for_extract(nets, scenes, tmp_path, monkeypatch):
+    sd.extract(f"{nets}:build", scenes, LAYERS[:1], tmp_path / "run")
+    monkeypatch.setenv("STREAMDISSECT_MODEL", f"{nets}:build")
+    monkeypatch.setenv("STREAMDISSECT_TRUST_MODEL", "1")
+    assert main(["score", str(tmp_path / "run")]) == 0
+    assert main(["score", str(tmp_path / "run"), "--model", "other.py:build"]) == 2
+
+
+def test_several_layers_are_made_exact_in_one_pass(nets, scenes, tmp_path, monkeypatch):
+    import streamdissect.stages.reopening as reopening
+
+    out, passed = tmp_path / "run", []
+    sd.extract(f"{nets}:build", scenes, LAYERS, out, spill="none", shard_images=6, batch_size=4, thresholds="sketch")
+    real = reopening.forward_shard
+    monkeypatch.setattr(
+        reopening, "forward_shard", lambda run, work, images, *rest: passed.append(0) or real(run, work, images, *rest)
+    )
+    sd.score(out)
+    assert len(passed) == 2 * 4  # shards: once for the thresholds, once to count

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import h5py
 import numpy as np
@@ -260,6 +261,15 @@ def test_files_hold_what_is_returned(run, data, found):
     charts = {path.name for path in (run / "pca" / "figures").iterdir()}
     assert {"act-heat.svg", "act-loading-participation.svg", "act-carriers.svg", "act-scree.svg", "act-stem-cloud.svg",
             "act-cumulative.svg"} <= charts  # fmt: skip
+    stem = ElementTree.parse(run / "pca" / "figures" / "act-stem-cloud.svg").getroot()
+    texts = [each.text for each in stem.iter() if each.tag.endswith("text")]
+    unit, loading = layer.top_loadings("uncentred", c)[0]
+    assert f"{unit}: {loading:.2f}" in texts
+    heat = ElementTree.parse(run / "pca" / "figures" / "act-heat.svg").getroot()
+    squares = [each for each in heat.iter() if each.tag.endswith("rect")][1:]
+    statistics = layer.variants["uncentred"].statistics
+    known = statistics.unit >= 0
+    assert len(squares) == known.sum() * len(set(statistics.unit[known].tolist()))
 
 
 def test_images_of_a_direction_are_those_where_it_is_largest(data, found):

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import h5py
 import numpy as np
@@ -183,7 +184,9 @@ def test_files_hold_what_is_returned(run, found):
     charts = {path.name for path in (run / "rotate" / "figures").iterdir()}
     assert charts == {"act-counts.svg", "act-categories.svg", "act-controls.svg"}
     svg = (run / "rotate" / "figures" / "act-counts.svg").read_text()
-    assert svg.count("<circle") >= 6  # a dot for each seed
+    circles = [each for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("circle")]
+    n_uniform = sum(each.kind == HAAR for each in found.layers["act"].rotations)
+    assert len(circles) == n_uniform + 1  # a dot for each rotation, one in the legend
 
 
 def test_other_terms_need_a_new_start(run, data, found):

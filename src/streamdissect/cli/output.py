@@ -107,7 +107,7 @@ AUDIT_HEAD = ["layer", "upsample", "tail", "union", "detectors", "unique: top", 
 def show_audit(rows: Sequence[AuditRow], run: str, name: str | None, as_json: bool) -> None:
     """An audit as a table, and where its files are."""
     if as_json:
-        show_json([asdict(row) for row in rows])
+        show_json({"run": run, "name": name, "rows": [asdict(row) for row in rows]})
         return
     lines = [AUDIT_HEAD]
     for row in rows:

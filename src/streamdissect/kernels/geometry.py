@@ -51,6 +51,20 @@ class AxisWeights:
     end: NDArray[np.int32] = field(repr=False)
     """(n_source,) one past the last pixel that a cell bears on."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the arrays fit together: kernels read them without looking."""
+        padded = WORD * words_of(self.n_pixels)
+        lengths = {"first": padded, "second": padded, "numerator": padded, "weight": padded + WORD,
+                   "start": self.n_source + 1, "begin": self.n_source, "end": self.n_source}  # fmt: skip
+        if self.n_source < 1 or self.n_pixels < 1 or self.denominator < 1:
+            raise ValueError(f"{self.n_pixels} pixels of {self.n_source} cells: both are at least 1")
+        for name, length in lengths.items():
+            array = getattr(self, name)
+            most = {"numerator": self.denominator, "weight": 2}.get(name, self.n_pixels + 1)
+            most = self.n_source if name in ("first", "second") else most
+            if array.shape != (length,) or not (array.min() >= 0 and array.max() < most):
+                raise ValueError(f"{name} of an axis is ({length},), from 0 to less than {most}")
+
     @classmethod
     def from_positions(cls, positions: Sequence[Fraction], n_source: int) -> AxisWeights:
         """Weights for pixels at `positions`, in units of cells, ascending; clamped to the grid (edge replication)."""

@@ -304,19 +304,23 @@ def sum_blocks(parts: Callable[[], Iterable[Arrays]], sizes: tuple[int, int, int
     """
     n_blocks, n_units, n_concepts, n_categories = sizes
     step = max(1, room // max(1, 8 * n_units * (n_concepts + n_categories + 1)))
-    found = []
+    found, by_block = [], dict[str, NDArray[np.int64]]()
     for start in range(0, n_blocks, step):
         tally, blocks = BlockTally(*sizes, room), range(start, min(start + step, n_blocks))
         for arrays in parts():
             if check_arrays(arrays) != sizes:
                 raise ValueError(f"block counters of sizes {check_arrays(arrays)} among those of {sizes}")
             tally.fill(arrays, blocks)
-        found.append(tally.to_arrays())
+        arrays = tally.to_arrays()
+        for name in BY_BLOCK:  # each time those of a few blocks, the others zero
+            by_block[name] = by_block[name] + arrays[name] if name in by_block else arrays[name]
+            del arrays[name]
+        found.append(arrays)
     ends = np.cumsum([0, *(len(each["unit"]) for each in found)]).tolist()
     pointers = [each["pointer"][:-1] + end for each, end in zip(found, ends, strict=False)]
     return {
         "shape": found[0]["shape"],
         "pointer": np.append(np.concatenate(pointers), ends[-1]),
         **{name: np.concatenate([each[name] for each in found]) for name in ("block", "row", "unit", "count")},
-        **{name: np.add.reduce([each[name] for each in found]) for name in BY_BLOCK},
+        **by_block,
     }

@@ -55,7 +55,7 @@ class Found:
     top: tuple[NDArray[np.int64], NDArray[np.float32]]
     """(D, T) rows of the store and map maxima; see `TopImages.read`."""
     candidates: Candidates | None = None
-    """The maps that exceed them, where they were asked for and fitted into the memory."""
+    """The maps that exceed them, and some more, where they were asked for and are worth keeping."""
 
 
 class DirectedMaps:
@@ -179,8 +179,7 @@ class DirectedPasses:
             some = sets[start : start + step]
             kept: list[Candidates | None] = [None] * len(some)
             if keep_maps:
-                room = self._memory // KEPT_PART // len(sets)
-                kept = [self._candidates(directions, capacity, room) for directions in some]
+                kept = [self._candidates(directions, capacity) for directions in some]
             found += self._gather(some, tails, capacity, n_top, meter, kept)
         return found
 
@@ -209,16 +208,14 @@ class DirectedPasses:
                 thresholds = {tail: find_thresholds(each, tail) for tail in tails}
             else:
                 thresholds = self._refine(sets[i], each, tails)
-            candidates = kept[i]
-            whole = candidates if candidates is not None and candidates.is_whole else None
-            found.append(Found(thresholds, top[i].read(each.values_of), whole))
+            found.append(Found(thresholds, top[i].read(each.values_of), kept[i]))
         return found
 
-    def _candidates(self, directions: Directions, capacity: int, room: int) -> Candidates | None:
-        """Room for maps that are worth keeping: sums, whose largest values are known exactly."""
+    def _candidates(self, directions: Directions, capacity: int) -> Candidates | None:
+        """For maps that are worth keeping: sums, whose largest values are known exactly."""
         if directions.picked is not None or not isinstance(self._streams(directions, capacity), BufferedTail):
             return None
-        return Candidates(directions.n_directions, self._layer.grid, capacity, room)
+        return Candidates(directions.n_directions, self._layer.grid, capacity)
 
     def _streams(self, directions: Directions, capacity: int) -> Streams:
         """Exact ones where they fit, else a sketch."""

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput, IncompleteRun
-from ..kernels import AxisWeights, mask_maps, words_of
+from ..kernels import AxisWeights, mask_maps, threshold_keys, words_of
 from ..kernels.reference import unpack
+from ..kernels.reference_tail import infinity_key, keys_of
 from ..measure.planes import ImagePlanes, grid_runs
 from ..options import RUN
 from ..store.masks import MaskWriter, iter_masks
@@ -37,8 +38,11 @@ def keep_masks(
     device: str | None,
 ) -> None:
     """Write the masks of those maps (B, K, h, w) that have a value which passes."""
-    bound = thresholds[:, None, None]
-    active = np.any(maps >= bound if or_equal else maps > bound, axis=(2, 3))
+    # By their keys, as the kernels compare: subnormal values may be flushed to zero in this thread.
+    _, keys, keys16 = threshold_keys(thresholds, or_equal)
+    bits = maps.view(f"u{maps.itemsize}")
+    own, values = (keys16 if maps.itemsize == 2 else keys), keys_of(bits)
+    active = np.any((values > own[:, None, None]) & (values <= infinity_key(bits)), axis=(2, 3))
     for run in grid_runs(images):
         shape = images[run.start].shape
         for i in run:

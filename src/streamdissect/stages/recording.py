@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import IncompleteRun
+from ..kernels import kernel_backend
 from ..store.activations import ActivationStore, LayerArray
 from ..store.claims import Claims
 from ..store.partials import Ledger, load_arrays, name_shards, save_arrays, under_prefix, with_prefix
@@ -86,6 +88,8 @@ class Recorder:
         counted = time.perf_counter()
         took = {**seconds, "write": written - begin, "thresholds": counted - written}
         commit = describe_shard(images, files, took)
+        if not self.run.is_spilled:
+            commit["digests"] = {spec.name: digest_maps(maps[spec.name]) for spec in self._layers}
         self._held.append(shard)
         self._pending[shard] = commit
         self._is_whole = True  # last: a state that was interrupted before is not to be saved
@@ -144,6 +148,11 @@ class Recorder:
         self._pending = {}
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - begin
+
+
+def digest_maps(maps: NDArray[Any]) -> str:
+    """Of the values of a shard's maps, whatever becomes of them."""
+    return blake2b(np.ascontiguousarray(maps).view(np.uint8).reshape(-1).data, digest_size=20).hexdigest()
 
 
 def describe_shard(
@@ -219,6 +228,7 @@ class Recorded:
 
 def read_recorded(run: RunDir) -> Recorded:
     """Merge what the workers left. IncompleteRun where shards are missing, damaged or held twice."""
+    kernel_backend()  # one that is not to be had is no damage
     ledger = run.ledger("extract")
     WorkerStates(ledger).recover()
     if run.is_captured and (missing := ledger.missing()):

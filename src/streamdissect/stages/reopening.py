@@ -10,28 +10,42 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..data.dataset import Dataset
-from ..errors import BadInput
+from ..errors import BadInput, IncompleteRun
 from ..options import CommonOptions, ExtractOptions
 from ..store.rundir import RunDir
 from .control import Control, Meter
 from .extract import IDENTITY_OPTIONS, Work, forward_shard, prepare
 from .forward import torch_threads
 from .planning import require_identity
+from .recording import digest_maps
 
 
 def forward_again(
     run: RunDir, reopen: Callable[[], Work], control: Control
-) -> Callable[[list[int]], dict[str, NDArray[Any]]]:
-    """What gives the maps of a shard's images by layer; the network is opened when first asked."""
+) -> Callable[[int, list[int]], dict[str, NDArray[Any]]]:
+    """What gives the maps of a shard and its images by layer; the network is opened when first asked."""
     opened = cache(reopen)
 
-    def forward(images: list[int]) -> dict[str, NDArray[Any]]:
+    def forward(shard: int, images: list[int]) -> dict[str, NDArray[Any]]:
         work = opened()
         with torch_threads(work.options.threads):
             maps, _ = forward_shard(run, work, images, control, Meter())
+        compare_maps(run, shard, maps, work.network.device.type)
         return maps
 
     return forward
+
+
+def compare_maps(run: RunDir, shard: int, maps: dict[str, NDArray[Any]], device: str) -> None:
+    """IncompleteRun where a CPU gives other activations than those that the thresholds were found in.
+
+    A GPU may differ from one pass to the next in the last bits; what it gives is taken.
+    """
+    commit = run.ledger("extract").read(shard) or {}
+    for name, expected in commit.get("digests", {}).items():
+        if device == "cpu" and digest_maps(maps[name]) != expected:
+            what = f"shard {shard}, layer {name}: other activations than when the thresholds were found"
+            raise IncompleteRun(f"{what} (changed images, or another kind of CPU); extract again with --overwrite")
 
 
 def reopen_network(
@@ -65,7 +79,12 @@ def reopen_network(
         trust_model=trust,
         **{name: found[name] for name in IDENTITY_OPTIONS},
     )
-    chosen, files = (made["spec"], made["weights"]) if model is None else (model, weights)
+    chosen = made["spec"] if model is None else model
+    files = weights if weights is not None else made["weights"] if model is None else None
     work = prepare(chosen, data, found["layers"], files, options)
-    require_identity(run, work.identity | {"model": found["model"]})  # what it is counts, not how it is called
+    try:
+        require_identity(run, work.identity | {"model": found["model"]})  # what it is counts, not how it is called
+    except BadInput as error:
+        remedy = "give the network and the images that were extracted, or extract again"
+        raise BadInput(error.thing, error.value, error.expected, remedy) from error
     return work

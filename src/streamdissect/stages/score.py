@@ -18,14 +18,7 @@ from ..tally import Arrays
 from .control import Control, Meter
 from .counting import count_shard, count_shards
 from .merge import merge_run
-from .scoring import (
-    Network,
-    Partial,
-    attach_masks,
-    choose_labellers,
-    find_data,
-    open_scoring,
-)
+from .scoring import Network, Partial, attach_masks, choose_labellers, find_data, open_scoring, refuse_network
 from .settings import check_name, compare_settings, options_to_settings, saved_settings, scored_tail
 
 if TYPE_CHECKING:
@@ -81,6 +74,7 @@ def score(
     opened = run if isinstance(run, RunDir) else RunDir(run)
     labellers = choose_labellers(opened, data, labels)
     network = Network(model, weights, trust_model)
+    refuse_network(opened, network)
     finished = find_finished(opened, data, labellers, options, network)
     if finished is not None:
         return finished

@@ -256,22 +256,27 @@ def open_maps(
 ) -> Maps:
     """The run's activations, from its store or by the network once more."""
     if run.is_spilled:
-        if network != NO_NETWORK:
-            got = "a network, for a run that stored its activations"
-            raise BadInput("--model, --weights", got, "neither", "leave them out: no forward pass is needed")
+        refuse_network(run, network)
         return store_of(run)
 
-    def forward(indices: list[int]) -> dict[str, NDArray[Any]]:
-        return passes()(indices)
+    def forward(shard: int, indices: list[int]) -> dict[str, NDArray[Any]]:
+        return passes()(shard, indices)
 
     @cache
-    def passes() -> Callable[[list[int]], dict[str, NDArray[Any]]]:
+    def passes() -> Callable[[int, list[int]], dict[str, NDArray[Any]]]:
         from .reopening import forward_again, reopen_network  # with PyTorch, which a stored run does without
 
         named = network.model, network.weights, network.trust_model
         return forward_again(run, lambda: reopen_network(run, base_of(data), *named, options), control)
 
     return ForwardMaps(run, images, forward)
+
+
+def refuse_network(run: RunDir, network: Network) -> None:
+    """BadInput for a network where none is needed."""
+    if run.is_spilled and network != NO_NETWORK:
+        got = "a network, for a run that stored its activations"
+        raise BadInput("--model, --weights, --trust-model", got, "none of them", "leave them out: nothing is run again")
 
 
 def counting_device(options: ScoreOptions) -> str | None:

@@ -33,11 +33,11 @@ class ForwardMaps:
     images : int64 (N,)
         The dataset's index of each row.
     forward : callable
-        The images of a shard (indices into the dataset) -> maps (B, K, h, w) of each layer, as they would be stored.
+        A shard and its images (indices into the dataset) -> maps (B, K, h, w) of each layer, as they would be stored.
     """
 
     def __init__(
-        self, run: RunDir, images: NDArray[np.int64], forward: Callable[[list[int]], dict[str, NDArray[Any]]]
+        self, run: RunDir, images: NDArray[np.int64], forward: Callable[[int, list[int]], dict[str, NDArray[Any]]]
     ) -> None:
         self._run, self._images, self._forward = run, images, forward
         self._shard = -1
@@ -67,7 +67,7 @@ class ForwardMaps:
         if shard != self._shard:
             begin = time.perf_counter()
             self._maps, self._shard = {}, -1  # not two shards at a time
-            self._maps = self._forward(self._images[rows.start : rows.stop].tolist())
+            self._maps = self._forward(shard, self._images[rows.start : rows.stop].tolist())
             self._shard = shard
             self.seconds += time.perf_counter() - begin
         return rows

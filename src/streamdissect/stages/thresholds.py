@@ -54,6 +54,8 @@ def all_thresholds(
     tails = [Fraction(text) for text in run.manifest["identity"]["tails"]]
     wanted = tails if tail in tails else [*tails, tail]
     passes = [Passes(run, maps, position, memory, control) for position in range(len(tallies))]
+    if not approximate:
+        refine_together(run, passes, [tally.streams for tally in tallies], wanted)
     return [each.find(tally.streams, wanted, approximate) for each, tally in zip(passes, tallies, strict=True)]
 
 
@@ -95,28 +97,62 @@ def load_kept(path: Path, kind: type[KeptT], n_units: int) -> KeptT:
     return found
 
 
+def refine_together(
+    run: RunDir, passes: Sequence[Passes], streams: Sequence[Streams], tails: Sequence[Fraction]
+) -> None:
+    """Make thresholds of several layers exact in one pass over the shards, where the memory holds what that gathers.
+
+    Activations that come from the network come for all layers at once.
+    """
+    wanted = [(each, some, each.missing(some, tails)) for each, some in zip(passes, streams, strict=True)]
+    wanted = [(each, some, lacking) for each, some, lacking in wanted if lacking and all(map(some.knows, lacking))]
+    needed = sum(int(Refinement.state_bytes(some, lacking).sum()) for _, some, lacking in wanted)
+    if len(wanted) < 2 or needed > passes[0].memory // STATE_PART:
+        return
+    names = ", ".join(each.layer.name for each, _, _ in wanted)
+    passes[0].control.say(f"layers {names}: one more pass over the activations makes the thresholds exact")
+    refinements = [Refinement(some, lacking, range(some.n_units)) for _, some, lacking in wanted]
+    for shard in range(run.n_shards):
+        for (each, _, _), refinement in zip(wanted, refinements, strict=True):
+            for maps in each.iter_maps(run.rows(shard)):
+                refinement.update(maps)
+    for (each, some, lacking), refinement in zip(wanted, refinements, strict=True):
+        with suppress(MissedBracket):  # such a layer goes its own way
+            thresholds, n_above = each.exact(refinement)
+            found = {p: find_thresholds(some, p, (thresholds[i], n_above[i])) for i, p in enumerate(lacking)}
+            each.keep(found)
+
+
 class Passes:
     """Thresholds of one layer, and the passes over its activations that they take."""
 
     def __init__(self, run: RunDir, maps: Maps, position: int, memory: int, control: Control) -> None:
         self._run, self._maps, self._position = run, maps, position
-        self._memory, self._control = memory, control
-        self._layer = layers_of(run)[position]
+        self.memory, self.control = memory, control
+        self.layer = layers_of(run)[position]
+        self._found: Found = {}
 
     def find(self, streams: Streams, tails: Sequence[Fraction], approximate: bool) -> Found:
         """Thresholds at each tail; what took a pass over the store is kept in the run."""
-        found: Found = {}
+        known = [tail for tail in tails if streams.knows(tail) and (streams.is_exact or approximate)]
+        self._found |= {tail: find_thresholds(streams, tail) for tail in known}
+        if lacking := [tail for tail in self.missing(streams, tails) if tail not in known]:
+            self.keep(self._read(streams, lacking))
+        return {tail: self._found[tail] for tail in tails}
+
+    def missing(self, streams: Streams, tails: Sequence[Fraction]) -> list[Fraction]:
+        """The tails whose thresholds take a pass that was not made yet."""
         for tail in tails:
-            if streams.knows(tail) and (streams.is_exact or approximate):
-                found[tail] = find_thresholds(streams, tail)
-            elif (path := self._path(tail)).exists():
-                found[tail] = load_kept(path, Thresholds, streams.n_units)
-        missing = [tail for tail in tails if tail not in found]
-        for tail, thresholds in self._read(streams, missing).items() if missing else ():
-            with suppress(OSError):  # a run that cannot be written to is read again the next time
+            if tail not in self._found and (path := self._path(tail)).exists():
+                self._found[tail] = load_kept(path, Thresholds, streams.n_units)
+        return [tail for tail in tails if tail not in self._found and not (streams.is_exact and streams.knows(tail))]
+
+    def keep(self, found: Found) -> None:
+        """Thresholds that took a pass: a run that cannot be written to is read again the next time."""
+        self._found |= found
+        for tail, thresholds in found.items():
+            with suppress(OSError):
                 save_arrays(self._path(tail), thresholds.to_arrays())
-            found[tail] = thresholds
-        return {tail: found[tail] for tail in tails}
 
     def _path(self, tail: Fraction) -> Path:
         """Where thresholds are kept."""
@@ -125,13 +161,13 @@ class Passes:
 
     def _read(self, streams: Streams, tails: Sequence[Fraction]) -> Found:
         """Exact thresholds from the stored activations."""
-        name = self._layer.name
+        name = self.layer.name
         if beyond := [tail for tail in tails if not streams.knows(tail)]:
             which = f"tail {', '.join(map(str, beyond))} is larger than those extracted"
-            self._control.say(f"layer {name}: {which}; one more pass over the activations")
+            self.control.say(f"layer {name}: {which}; one more pass over the activations")
             streams = self._recount(tails, int(streams.n.max(initial=0)))
         if not streams.is_exact:
-            self._control.say(f"layer {name}: one more pass over the activations makes the thresholds exact")
+            self.control.say(f"layer {name}: one more pass over the activations makes the thresholds exact")
             try:
                 return self._refine(streams, tails)
             except MissedBracket:
@@ -140,35 +176,41 @@ class Passes:
 
     def _recount(self, tails: Sequence[Fraction], n: int) -> Streams:
         """Streams from the stored activations that know these tails, and are exact or a histogram."""
-        layer, capacity = self._layer, max(tail_rank(tail, n) for tail in tails) + 1
-        buffered = layer.dtype == "float32" and BufferedTail.state_bytes(layer.n_units, capacity) <= self._memory // 2
+        layer, capacity = self.layer, max(tail_rank(tail, n) for tail in tails) + 1
+        buffered = layer.dtype == "float32" and BufferedTail.state_bytes(layer.n_units, capacity) <= self.memory // 2
         streams = BufferedTail(layer.n_units, capacity) if buffered else Histogram(layer.n_units, layer.dtype)
-        for maps in self._iter_maps():
+        for maps in self._iter_all():
             streams.update(maps)
         return streams
 
     def _refine(self, streams: Streams, tails: Sequence[Fraction]) -> Found:
         """Exact thresholds: as many units at once as the memory holds, a pass for each group of them."""
         parts = []
-        for units in groups_of(Refinement.state_bytes(streams, tails), self._memory // STATE_PART):
+        for units in groups_of(Refinement.state_bytes(streams, tails), self.memory // STATE_PART):
             refinement = Refinement(streams, tails, units)
-            for maps in self._iter_maps():
+            for maps in self._iter_all():
                 refinement.update(maps)
-            try:
-                parts.append(refinement.thresholds())
-            except MissedBracket:
-                raise
-            except ValueError as error:
-                raise IncompleteRun(f"layer {self._layer.name}: {error}; extract again with --overwrite") from error
+            parts.append(self.exact(refinement))
         thresholds, n_above = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
         return {tail: find_thresholds(streams, tail, (thresholds[i], n_above[i])) for i, tail in enumerate(tails)}
 
-    def _iter_maps(self) -> Iterator[NDArray[Any]]:
-        """The layer's activations, by chunks."""
-        rows = range(int(self._run.manifest["plan"]["n_images"]))
-        chunks = self._maps.iter_chunks(self._layer.name, rows, self._memory // CHUNK_PART)
-        for _, maps in one_ahead(chunks):
-            self._control.check()
+    def exact(self, refinement: Refinement) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """What a refinement found. MissedBracket, or IncompleteRun where it saw another store."""
+        try:
+            return refinement.thresholds()
+        except MissedBracket:
+            raise
+        except ValueError as error:
+            raise IncompleteRun(f"layer {self.layer.name}: {error}; extract again with --overwrite") from error
+
+    def _iter_all(self) -> Iterator[NDArray[Any]]:
+        """All of the layer's activations, by chunks."""
+        return one_ahead(self.iter_maps(range(int(self._run.manifest["plan"]["n_images"]))))
+
+    def iter_maps(self, rows: range) -> Iterator[NDArray[Any]]:
+        """The layer's activations over some rows, by chunks."""
+        for _, maps in self._maps.iter_chunks(self.layer.name, rows, self.memory // CHUNK_PART):
+            self.control.check()
             yield maps
 
 

@@ -12,6 +12,7 @@ from ..options import RUN
 from ..store.partials import Ledger, load_arrays
 from ..store.results import load_dissection
 from ..store.rundir import RunDir, size_of, stage_of
+from .audit import load_audit
 from .control import Control
 from .recording import layers_of, load_state, store_of
 from .settings import audits, stage_of_audit
@@ -112,6 +113,10 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
             wrong += [*damaged, f"score again with --overwrite{option}"]
     for name in audits(opened):
         n_found, damaged = verify_shards(opened.ledger(stage_of_audit(name)), None)
+        try:
+            load_audit(opened.results_path(name) / "audit.json")
+        except IncompleteRun as error:
+            damaged.append(str(error))
         n_whole += n_found
         if damaged:
             option = f" --name {name}" if name else ""
