@@ -86,6 +86,7 @@ def work_of(part: str, counter: PartCounter, perturbation: Perturbation) -> Call
     }[part]
 
 
+@pytest.mark.long
 @pytest.mark.benchmark(min_rounds=3, max_time=0.5, warmup=False)
 @pytest.mark.parametrize("perturbation", SETTINGS, ids=lambda each: each.text)
 @pytest.mark.parametrize("part", PARTS)

@@ -67,6 +67,7 @@ class Pieces:
         return thresholds, counters
 
 
+@pytest.mark.long
 @pytest.mark.benchmark(min_rounds=3, max_time=3, warmup=False)
 @pytest.mark.parametrize("contender", CONTENDERS)
 def test_rotate(benchmark, scored, contender):

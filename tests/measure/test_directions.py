@@ -34,6 +34,8 @@ def test_results_do_not_depend_on_how_images_are_divided(n_images, n_directions,
     directions = Directions(np.random.default_rng(n_units).normal(size=(n_directions, n_units)))
     whole = directions.apply(maps)
     assert_array_equal(whole, directions.apply(maps, threads=3))
+    used = np.full((n_images + 2, *whole.shape[1:]), np.nan, np.float32)
+    assert_array_equal(whole, directions.apply(maps, out=used))
     for i in range(n_images):
         apart = np.empty((2, *maps.shape[1:]), np.float16)[1:]  # other memory, otherwise aligned
         apart[...] = maps[i : i + 1]

@@ -75,11 +75,12 @@ class Directions:
         """What the maps are held in: as stored where they are units as they are, else float32."""
         return stored if self.keeps_values else "float32"
 
-    def apply(self, maps: NDArray[Any], threads: int = 1) -> NDArray[Any]:
+    def apply(self, maps: NDArray[Any], threads: int = 1, out: NDArray[np.float32] | None = None) -> NDArray[Any]:
         """Maps (B, K, h, w) -> (B, D, h, w); see `dtype`.
 
         The result is the same for any `threads` and any division of the images among calls. Units that are merely
-        picked, in whatever order, are not computed; multiples of single units are exact to one rounding.
+        picked, in whatever order, are not computed; multiples of single units are exact to one rounding. Sums are put
+        into the first B of `out` (B or more, D, h, w) where it is given: fresh memory takes a fifth of the time.
         """
         if self.picked is not None:
             if self.keeps_values:
@@ -88,20 +89,20 @@ class Directions:
             weight = self.weight[np.arange(self.n_directions), self.picked]
             scaled = maps[:, self.picked].astype(np.float32) * weight[:, None, None]
             return self._finish(scaled)
-        return self._multiply(maps, threads)
+        return self._multiply(maps, threads, out)
 
     def _finish(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
         """Add the bias; without one 0, which makes -0 to 0."""
         sums += np.float32(0) if self.bias is None else self.bias[:, None, None]
         return np.maximum(sums, np.float32(0), out=sums) if self.relu else sums
 
-    def _multiply(self, maps: NDArray[Any], threads: int) -> NDArray[np.float32]:
+    def _multiply(self, maps: NDArray[Any], threads: int, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Of each image a product of its own; see `products`."""
         import torch
 
         n_images, n_units, h, w = maps.shape
         n_cells = h * w
-        found = np.empty((n_images, self.n_directions, h, w), np.float32)
+        found = np.empty((n_images, self.n_directions, h, w), np.float32) if out is None else out[:n_images]
         weight = self._weight
         added = torch.zeros(1) if self.bias is None else torch.from_numpy(self.bias)[:, None]
 
@@ -111,10 +112,10 @@ class Directions:
                 for image in images:
                     values.numpy()[...] = maps[image].reshape(n_units, n_cells)
                     torch.mm(weight, values, out=sums)
-                    out = torch.from_numpy(found[image].reshape(self.n_directions, n_cells))
-                    torch.add(sums, added, out=out)
+                    into = torch.from_numpy(found[image].reshape(self.n_directions, n_cells))
+                    torch.add(sums, added, out=into)
                     if self.relu:
-                        out.clamp_(min=0)
+                        into.clamp_(min=0)
 
         shares = [range(start, n_images, threads) for start in range(min(threads, n_images))]
         with workers(len(shares)) as pool:

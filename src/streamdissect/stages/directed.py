@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -101,11 +102,33 @@ def together(layer: LayerArray, sets: Sequence[Directions], capacity: int, memor
 
 def for_all(sets: Sequence[int], threads: int, work: Callable[[int, int], None], pool: ThreadPoolExecutor) -> None:
     """Call `work(set, threads)` for each of some sets, several at once where there are several."""
-    if len(sets) == 1:
-        work(sets[0], threads)
+    if len(sets) == 1 or threads == 1:
+        for i in sets:
+            work(i, threads)
     else:
         each = max(1, threads // len(sets))
         list(pool.map(lambda i: work(i, each), sets))
+
+
+class Room:
+    """Memory that maps of directions are put into again and again, by one thread at a time."""
+
+    def __init__(self, grid: tuple[int, int]) -> None:
+        self._grid = grid
+        self._free: list[NDArray[np.float32]] = []
+
+    @contextmanager
+    def lent(self, n_images: int, directions: Directions) -> Iterator[NDArray[np.float32] | None]:
+        """Memory for the maps of so many images; none for units that are picked, which takes no sums."""
+        if directions.picked is not None:
+            yield None
+            return
+        shape = directions.n_directions, *self._grid
+        found = self._free.pop() if self._free else np.empty((0, *shape), np.float32)
+        if found.shape[1:] != shape or len(found) < n_images:
+            found = np.empty((n_images, *shape), np.float32)
+        yield found
+        self._free.append(found)
 
 
 class DirectedPasses:
@@ -146,13 +169,14 @@ class DirectedPasses:
     ) -> None:
         """`work(position of the set, rows, maps of its directions)` for all images in order, sets in parallel."""
         most = min(MOST_CHUNK_BYTES, self._memory // CHUNK_PART) // growth(self._layer, sets)
-        rows = range(self._n_images)
+        rows, room = range(self._n_images), Room(self._layer.grid)
         with one_thread(), ThreadPoolExecutor(self._threads, thread_name_prefix="sets") as pool:
             for part, maps in self._maps.iter_chunks(self._layer.name, rows, most):
                 self._control.check()
 
                 def look(i: int, threads: int, part: range = part, maps: NDArray[Any] = maps) -> None:
-                    work(i, part, sets[i].apply(maps, threads))
+                    with room.lent(len(part), sets[i]) as out:
+                        work(i, part, sets[i].apply(maps, threads, out))
 
                 for_all(range(len(sets)), self._threads, look, pool)
                 advance(meter, len(part) * len(sets))
@@ -306,6 +330,7 @@ def count_directed(
     anew = [i for i in range(len(sets)) if i not in remembered]
     most = min(MOST_CHUNK_BYTES, options.memory // CHUNK_PART) // growth(layer, sets)
     how = work.how() | {"backend": work.chooser(position), "device": None}
+    room = Room(layer.grid)
 
     def count(i: int, part: range, directed: NDArray[Any], images: Sequence[ImagePlanes], threads: int) -> None:
         weights = {shape: work.weights(position, shape) for shape in {image.shape for image in images}}
@@ -317,7 +342,8 @@ def count_directed(
                 counters[i][kind].add(some, thresholds[i], labels, weights, threads=threads, **how)
 
     def count_anew(i: int, threads: int, part: range, maps: NDArray[Any], images: Sequence[ImagePlanes]) -> None:
-        count(i, part, sets[i].apply(maps, threads), images, threads)
+        with room.lent(len(part), sets[i]) as out:
+            count(i, part, sets[i].apply(maps, threads, out), images, threads)
 
     def count_kept(i: int, threads: int, part: range, images: Sequence[ImagePlanes]) -> None:
         count(i, part, remembered[i].maps_of(part), images, threads)
