@@ -54,7 +54,7 @@ def describe(benchmark, case, contender, n, note=""):
     )
 
 
-@pytest.mark.benchmark(min_rounds=3, max_time=0.4, warmup=False)
+@pytest.mark.benchmark(min_rounds=3, max_time=0.2, warmup=False)
 @pytest.mark.parametrize("contender, case", PAIRS, ids=str)
 def test_count(benchmark, contender, case):
     try:
@@ -102,7 +102,7 @@ def prepared(case, copies, dtype):
     return maps, threshold_keys(data.thresholds, False), data.weights[case.mask], plane_batch(data.planes * copies)
 
 
-@pytest.mark.benchmark(min_rounds=3, max_time=0.4, warmup=False)
+@pytest.mark.benchmark(min_rounds=3, max_time=0.2, warmup=False)
 @pytest.mark.parametrize("contender", (*OURS, "sum of a large float32 array"))
 def test_count_from_memory(benchmark, contender):
     """float32 maps that no cache holds, and how long it takes merely to read as many bytes."""
@@ -159,7 +159,7 @@ def test_what_exactness_costs(benchmark, settles, level, case):
     describe(benchmark, case, "exact" if settles else "filter alone", case.n_maps)
 
 
-@pytest.mark.benchmark(min_rounds=3, max_time=0.4, warmup=False)
+@pytest.mark.benchmark(min_rounds=3, max_time=0.2, warmup=False)
 def test_label_planes(benchmark):
     """From label maps to bit planes, once for each image and then cached."""
     data = data_of(CASES[0])

@@ -67,7 +67,7 @@ CONTENDERS = {
 }
 
 
-@pytest.mark.benchmark(min_rounds=3, max_time=0.4, warmup=False)
+@pytest.mark.benchmark(min_rounds=3, max_time=0.2, warmup=False)
 @pytest.mark.parametrize("n_labels", [16, None])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("contender", CONTENDERS)

@@ -104,7 +104,7 @@ def parse_alphas(text: str) -> tuple[float, ...]:
     try:
         if ":" in text:
             first, last, step = (Fraction(part) for part in text.split(":"))
-            if step <= 0:
+            if step <= 0 or last < first:
                 raise ValueError
             return as_alphas([float(first + i * step) for i in range(math.floor((last - first) / step) + 1)])
         return as_alphas([float(part) for part in text.split(",")])

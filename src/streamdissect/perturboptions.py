@@ -91,6 +91,9 @@ class PerturbOptions(ShowOptions):
         if self.limit is not None:
             check_number("limit", self.limit, 1)
         check_choice("thresholds_from", self.thresholds_from, THRESHOLDS_FROM)
+        if self.limit is not None and self.thresholds_from == "recompute":
+            got, expected = f"recompute with --limit {self.limit}", "clean, or all images of the run"
+            raise BadInput("--thresholds-from", got, expected, "leave one out: thresholds belong to all images")
         check_choice("labels_warp", self.labels_warp, LABELS_WARPS)
         layers = self.layers.split(",") if isinstance(self.layers, str) else self.layers
         object.__setattr__(self, "layers", tuple(each.strip() for each in layers if each.strip()))

@@ -19,6 +19,7 @@ from streamdissect.measure.alignment import (
     exclusivity,
     standardised_moment,
 )
+from streamdissect.measure.alignmentresult import Carriers
 from streamdissect.measure.betas import (
     benjamini_hochberg,
     beta_tail,
@@ -299,3 +300,13 @@ def test_the_pool_has_the_best_by_iou_and_by_loading():
     assert sorted(candidates(iou, loading).tolist()) == [0, 1, 2, 3, 16, 17, 18, 19]
     assert sorted(candidates(iou, iou).tolist()) == list(range(12, 20))
     assert candidates(iou[:3], loading[:3]).tolist() == [2, 1, 0]
+
+
+def test_who_carries_a_concept():
+    """The plainer among equals, and nobody where all of them miss it."""
+    zeros = np.zeros(5)
+    carriers = Carriers.__new__(Carriers)
+    for name, iou in (("unit_iou", [0.2, 0.1, 0, 0.1, 0]), ("united_iou", [0.2, 0.3, 0, 0.1, 0]),
+                      ("direction_iou", [0.1, 0.2, 0, 0.4, np.nan])):  # fmt: skip
+        object.__setattr__(carriers, name, zeros + iou)
+    assert [carriers.winner(c) for c in range(5)] == ["unit", "units", "none", "direction", ""]

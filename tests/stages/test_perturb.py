@@ -733,3 +733,28 @@ def test_a_panel_has_a_row_for_each_perturbation_and_a_column_for_each_unit(run)
     assert wide[0] - narrow[0] >= 2 * 240 and wide[1] - narrow[1] == 2 * 246
     sd.perturb(run, noise=(1,), trials=1, panel=name)
     assert size_of(path)[0] - narrow[0] >= 240, "a column for each of the two layers"
+
+
+def test_what_is_started_anew_leaves_nothing_of_what_was(run):
+    sd.perturb(run, noise=(5,), shuffle_grid=(4,), trials=1)
+    first = {path.name for path in (run / "perturb").rglob("*") if path.is_file()}
+    sd.perturb(run, brightness=(0.5,), trials=1, overwrite=True)
+    second = {path.name for path in (run / "perturb").rglob("*") if path.is_file()}
+    assert any("noise" in name for name in first) and not any("noise" in name or "shuffle" in name for name in second)
+
+
+@pytest.mark.parametrize(
+    "named, words",
+    [
+        ({"thresholds_from": "recompute", "limit": 4}, "thresholds belong to all images"),
+        ({"units": ["x:1"]}, "--panel"),
+    ],
+)
+def test_options_that_do_not_go_together(named, words, run):
+    with pytest.raises(sd.BadInput, match=words):
+        sd.perturb(run, noise=(5,), trials=1, **named)
+    assert not (run / "perturb").exists()
+
+
+def test_magnitudes_that_are_nearly_equal_are_told_apart():
+    assert Noise(10.0000001).text != Noise(10.0).text == "noise 10"

@@ -216,6 +216,7 @@ def test_the_command_prints_a_table(nets, data, command, tmp_path):
     "arguments, expected",
     [
         (["--alphas", "0:2:1"], "--alphas"),
+        (["--alphas", "1:0:0.2"], "--alphas"),
         (["--alphas", "words"], "--alphas: got 'words', expected 0:1:0.2, or numbers by commas"),
         (["--control", "spin"], "--control: got 'spin', expected one of permutation"),
         (["--control", "givens,givens"], "expected each once"),

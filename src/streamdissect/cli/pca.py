@@ -72,11 +72,11 @@ def show_layer(found: Alignment, layer: str) -> None:
     output.show("")
     for row in present:
         output.show(f"  {row['concept']:<14} {row['top_loadings']}")
-    won = {name: sum(row["carrier"] == name for row in present) for name in ("unit", "units", "direction")}
+    won = {name: sum(row["carrier"] == name for row in present) for name in ("unit", "units", "direction", "none")}
     output.show("")
     output.show(
         f"best on held-out images: one unit {won['unit']}, up to four units {won['units']}, a direction "
-        f"{won['direction']}; the direction beats the best unit for "
+        f"{won['direction']}, none {won['none']}; the direction beats the best unit for "
         f"{sum(row['direction_iou'] > row['unit_iou'] for row in present)} of {len(present)} concepts"
     )
 

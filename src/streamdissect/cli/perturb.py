@@ -93,7 +93,10 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     path = values.get("run", RUN)
     found = perturb(path, panel=values.get("panel"), **what, options=PerturbOptions(**how), control=control)
     if found is None:
-        output.note(f"{path}: this worker's images are done; the worker that ends last writes the result")
+        output.note(
+            f"{path}: this worker's images are done; the worker that ends last writes the result; where "
+            "that one was asked for other perturbations, run this again when it has ended"
+        )
         if values.get("json"):
             output.show_json({"run": path, "finished": False})
         return 0

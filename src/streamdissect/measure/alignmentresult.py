@@ -54,10 +54,12 @@ class Carriers:
     """(C,) on the second."""
 
     def winner(self, c: int) -> str:
-        """`unit`, `units` or `direction`; the plainer among equals; empty for an absent concept."""
+        """`unit`, `units`, `direction`, the plainer among equals; `none` where all miss it; empty: absent concept."""
         if not np.isfinite(self.direction_iou[c]):
             return ""
         found = {"unit": self.unit_iou[c], "units": self.united_iou[c], "direction": self.direction_iou[c]}
+        if max(found.values()) == 0:
+            return "none"
         return max(found, key=lambda name: float(found[name]))
 
 

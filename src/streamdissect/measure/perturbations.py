@@ -71,7 +71,7 @@ class Perturbation(ABC):
     @property
     def text(self) -> str:
         """Its name in tables and files: equal texts are the same perturbation."""
-        return f"{self.kind} {self.magnitude:g}"
+        return f"{self.kind} {self.magnitude:.12g}"
 
     @property
     def label(self) -> str:
@@ -128,11 +128,11 @@ class Noise(Perturbation):
     @property
     def text(self) -> str:
         extras = " centred" * self.is_centred + " unclipped" * (not self.is_clipped) + " grey" * self.is_grey
-        return f"noise {self.magnitude:g}{extras}"
+        return f"noise {self.magnitude:.12g}{extras}"
 
     @property
     def label(self) -> str:
-        return f"+{self.magnitude:g}"
+        return f"+{self.magnitude:.12g}"
 
     def image(self, image: Image, draw: Draw) -> Image:
         shape = (*image.shape[:2], 1 if self.is_grey else 3)
@@ -156,11 +156,11 @@ class Rotation(Perturbation):
 
     @property
     def text(self) -> str:
-        return f"rotate {self.magnitude:g}" + ("" if self.fill == "mean" else f" {self.fill}")
+        return f"rotate {self.magnitude:.12g}" + ("" if self.fill == "mean" else f" {self.fill}")
 
     @property
     def label(self) -> str:
-        return f"{self.magnitude:g}\N{DEGREE SIGN}"
+        return f"{self.magnitude:.12g}\N{DEGREE SIGN}"
 
     def check(self, size: Size) -> None:
         if self.fill not in FILLS:
@@ -266,11 +266,11 @@ class ShuffleGrid(Shuffle):
 
     @property
     def text(self) -> str:
-        return f"shuffle-grid {self.magnitude:g}{self.extras()}"
+        return f"shuffle-grid {self.magnitude:.12g}{self.extras()}"
 
     @property
     def label(self) -> str:
-        return f"{self.magnitude:g}x{self.magnitude:g}"
+        return f"{self.magnitude:.12g}x{self.magnitude:.12g}"
 
     def tiles(self, size: Size) -> tuple[Tiles, Tiles]:
         g = whole_magnitude(self, 1, min(size))
@@ -295,11 +295,11 @@ class ShufflePatch(Shuffle):
 
     @property
     def text(self) -> str:
-        return f"shuffle-patch {self.magnitude:g}{self.extras()}{' cropped' * self.is_cropped}"
+        return f"shuffle-patch {self.magnitude:.12g}{self.extras()}{' cropped' * self.is_cropped}"
 
     @property
     def label(self) -> str:
-        return f"{self.magnitude:g} px"
+        return f"{self.magnitude:.12g} px"
 
     def tiles(self, size: Size) -> tuple[Tiles, Tiles]:
         side = whole_magnitude(self, 1, min(size))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..alignmentoptions import PcaOptions
 from ..measure.concept_moments import ConceptMoments
-from ..measure.concept_samples import cell_overlap, concept_cover, draw_samples
+from ..measure.concept_samples import ROUNDING, cell_overlap, concept_cover, draw_samples
 from ..measure.fieldmap import AxisField
 from ..measure.planes import ImagePlanes
 from ..quantile import Moments
@@ -113,7 +113,11 @@ def gather_moments(
                             if len(drawn):
                                 samples.append(drawn)
                                 weights.append(of)
-                                found.drawn[place][row] = len(drawn), of
+                                if options.samples == "masked-mean":  # of which cells, for random ones in their place
+                                    of = cover[cover > ROUNDING]
+                                    found.drawn[place][row] = len(of), of
+                                else:
+                                    found.drawn[place][row] = len(drawn), of
                     add_together(found.moments[place][half], samples, weights)
 
             tasks = [pool.submit(add, place) for place in range(len(concepts))]
@@ -148,9 +152,11 @@ def subset_samples(
     n, weights = layout
     if samples == "image-max":
         return values.max(axis=1)[None, :], None
-    if samples in ("image-mean", "masked-mean"):
+    if samples == "image-mean":
         return values.mean(axis=1)[None, :], None
     cells = random.choice(values.shape[1], n, replace=False)
+    if samples == "masked-mean" and weights is not None:
+        return ((values[:, cells] * weights).sum(axis=1) / weights.sum())[None, :], None
     return values[:, cells].T, weights
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..data.dataset import Dataset
 from ..data.labellers import Labels
-from ..errors import IncompleteRun
+from ..errors import BadInput, IncompleteRun
 from ..measure.composition import CLEAN, Robustness, Setting
 from ..measure.perturbations import Perturbation
 from ..measure.robustness import RobustnessTally, find_outcome
@@ -106,10 +106,14 @@ def perturb(
     work = Experiment(scored, scored.layers(options.layers), options, chosen, reopen)
     if options.overwrite or not work.is_begun:
         work.reopen_now()  # what is refused leaves no trace, and takes nothing away
-    if panel is not None:
+    if units and panel is None:
+        raise BadInput("--units", repr(",".join(units)), "--panel beside it, whose columns they are", "give both")
+    if panel is not None:  # before anything is kept: what cannot be drawn is refused and leaves no trace
         drawn = draw_panel(scored, work.network, work.folder, panel, units, chosen, options)
         control.say(f"perturb: drew {drawn}")
     work.keep_settings()
+    if panel is not None and options.overwrite:  # which took it away with the rest
+        draw_panel(scored, work.network, work.folder, panel, units, chosen, options)
     if options.thresholds_from == "recompute" and not find_all_thresholds(work, control):
         return None
     count_parts(work, control)

@@ -19,7 +19,6 @@ from ..measure.composition import CLEAN
 from ..measure.perturbations import Perturbation
 from ..perturboptions import PerturbOptions
 from ..store.partials import Ledger
-from ..store.robustness import FILE
 from .control import Control
 from .forward import Network
 from .perturb_counting import PartCounter, Thresholds
@@ -154,8 +153,7 @@ class Experiment:
         """Write what the rows have in common, or check that it is the same; and what each row is."""
         if self.options.overwrite:
             require_alone([self.partial / "claims"], self.options.shard)
-            for name in ("summary.csv", FILE):
-                (self.folder / name).unlink(missing_ok=True)
+            remove_tree(self.folder)
             remove_tree(self.partial)
         shared = Ledger(self.partial, len(self.parts))
         shared.create()
