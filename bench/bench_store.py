@@ -11,7 +11,7 @@ import pytest
 from streamdissect.cli import SWITCH_SECONDS
 from streamdissect.measure.counters import Counters
 from streamdissect.measure.planes import LaidOut
-from streamdissect.stages.ahead import one_ahead
+from streamdissect.stages.ahead import read_ahead
 from streamdissect.store.activations import ActivationStore, LayerArray, choose_chunk
 
 from .cases import CASES, data_of
@@ -93,7 +93,7 @@ def in_turn(codec):
 
 def side_by_side(codec):
     """As scoring does: a chunk is decoded while the one before is counted."""
-    return lambda: counting(lambda: one_ahead(chunks(codec)))
+    return lambda: counting(lambda: read_ahead(chunks(codec)))
 
 
 CONTENDERS = {"side by side": side_by_side, "decode alone": decode, "count alone": count, "in turn": in_turn,

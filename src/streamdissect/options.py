@@ -177,7 +177,7 @@ class ScoreOptions(CommonOptions):
     blocks: int | None = None
     """Blocks of images whose counters are kept apart too; None: of no blocks."""
     block_by: str = "name"
-    """What puts an image into its block: a hash of its `name`, or of a part of it; see `parse_block_by`."""
+    """What puts an image into its block: a hash of its `name`, part of it, or a table's cell; see `parse_block_by`."""
     keep_masks: bool = False
     """Whether the masks of active maps are kept."""
     directions: str | None = None
@@ -211,7 +211,7 @@ class ScoreOptions(CommonOptions):
                 raise BadInput("blocks", str(self.blocks), f"at most {MOST_BLOCKS}", "64 serve for intervals")
         elif self.block_by != "name":
             raise BadInput("--block-by", repr(self.block_by), "--blocks beside it", "say how many, such as --blocks 64")
-        parse_block_by(self.block_by)
+        object.__setattr__(self, "block_by", parse_block_by(self.block_by))
         if self.upsample is not None:
             check_choice("upsample", self.upsample, UPSAMPLING)
         if not isinstance(self.mask_size, str):
@@ -328,10 +328,19 @@ def parse_mask_size(text: str) -> str | tuple[int, int]:
 
 
 def parse_block_by(text: str) -> str:
-    """`name`; `prefix`: its text up to the first `/`; `prefix:N`: its first N characters. Checked and given back."""
-    if not isinstance(text, str) or not re.fullmatch(r"name|prefix(:[1-9][0-9]{0,3})?", text):
-        raise BadInput("--block-by", repr(text), "name, prefix, or prefix:N with N from 1", "correct it")
-    return text
+    """What blocks go by, checked; the path of a table is made absolute.
+
+    `name`; `prefix`: its text up to the first `/`; `prefix:N`: its first N characters; `FILE.csv:COLUMN`: a column of a
+    table that has one named `image` beside it.
+    """
+    if isinstance(text, str):
+        if re.fullmatch(r"name|prefix(:[1-9][0-9]{0,3})?", text):
+            return text
+        file, colon, column = text.rpartition(":")
+        if colon and column and file.endswith(".csv"):
+            return f"{os.path.abspath(file)}:{column}"
+    expected = "name, prefix, prefix:N with N from 1, or FILE.csv:COLUMN"
+    raise BadInput("--block-by", repr(text), expected, "correct it")
 
 
 def parse_limit(text: str) -> tuple[int, bool]:

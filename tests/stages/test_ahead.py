@@ -1,13 +1,13 @@
-"""Reading one item ahead."""
+"""Reading ahead."""
 
 import threading
 
 import pytest
 
-from streamdissect.stages.ahead import one_ahead
+from streamdissect.stages.ahead import AHEAD, read_ahead
 
 
-def test_items_come_in_order_and_one_ahead():
+def test_items_come_in_order_and_read_ahead():
     made = []
 
     def items():
@@ -16,12 +16,12 @@ def test_items_come_in_order_and_one_ahead():
             yield i
 
     seen = []
-    for i in one_ahead(items()):
+    for i in read_ahead(items()):
         seen.append(i)
-        assert len(made) <= i + 2
+        assert len(made) <= i + 1 + AHEAD
     assert seen == list(range(5)) and [i for i, _ in made] == seen
     assert not any(is_main for _, is_main in made)
-    assert list(one_ahead(iter([]))) == []
+    assert list(read_ahead(iter([]))) == []
 
 
 def test_an_error_comes_out_where_its_item_is_asked_for():
@@ -29,7 +29,7 @@ def test_an_error_comes_out_where_its_item_is_asked_for():
         yield 1
         raise OSError("gone")
 
-    ahead = one_ahead(items())
+    ahead = read_ahead(items())
     assert next(ahead) == 1
     with pytest.raises(OSError, match="gone"):
         next(ahead)
@@ -37,7 +37,7 @@ def test_an_error_comes_out_where_its_item_is_asked_for():
 
 def test_whoever_leaves_early_leaves_no_thread():
     before = threading.active_count()
-    ahead = one_ahead(iter(range(100)))
+    ahead = read_ahead(iter(range(100)))
     assert next(ahead) == 0
     ahead.close()
     assert threading.active_count() == before

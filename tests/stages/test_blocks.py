@@ -131,6 +131,35 @@ def test_images_of_one_prefix_stay_together(run):
     assert (found.images > 0).sum() <= groups < 20
 
 
+def test_images_of_one_cell_of_a_table_stay_together(run, tmp_path, monkeypatch):
+    names = list(sd.score(run).image_name)
+    table = tmp_path / "films.csv"
+    films = ["first film" if i % 3 else "second" for i in range(len(names))]
+    lines = [f"{film},{name}" for film, name in zip(films, names, strict=True)]
+    table.write_text("\n".join(["film,image", *lines[::-1], "third,no-image-of-the-run"]))
+    assert_array_equal(blocks_of(names, 64, f"{table}:film"), blocks_of(films, 64, "name"))
+    monkeypatch.chdir(tmp_path)
+    found = sd.score(run, name="films", blocks=64, block_by="films.csv:film")
+    assert found.layer("block1.act").attributes["block_by"] == f"{table}:film"
+    where = blocks_of(films, 64, "name")
+    expected = np.bincount(where, minlength=64)
+    assert_array_equal(found.layer("block1.act").blocks.images, expected)
+    assert sorted(set(expected.tolist())) == [0, 7, 13]
+
+    table.write_text(table.read_text().replace("second", "first film"))
+    with pytest.raises(sd.BadInput, match=r"table of --block-by \(digest\): got"):
+        sd.score(run, name="films", blocks=64, block_by="films.csv:film")
+    table.write_text("\n".join(["film,image", *lines[1:]]))
+    with pytest.raises(sd.BadInput, match=f"no line for image '{names[0]}'"):
+        sd.score(run, name="short", blocks=64, block_by="films.csv:film")
+    table.write_text("\n".join(["film,image", *lines, lines[2]]))
+    with pytest.raises(sd.BadInput, match="each image once"):
+        blocks_of(names, 64, f"{table}:film")
+    for by, words in (("films.csv:actor", "a column 'actor'"), ("nowhere.csv:film", "no file nowhere.csv")):
+        with pytest.raises(sd.BadInput, match=words):
+            sd.score(run, name="other", blocks=64, block_by=by)
+
+
 def test_a_scoring_with_other_blocks_is_another(run, plain, blocked):
     for named, words in (
         ({"name": "blocked", "blocks": 7}, "--blocks: got 7, expected 6"),

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
+AHEAD = 2
+"""Items asked for beyond the one worked on: with one alone the reading thread would stand still from the end of an item
+until the working thread lets go of the interpreter."""
 
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items in order, each made by another thread while the one before it is worked on.
 
-    Two of them exist at a time. What an item raises comes out where it is asked for.
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items in order, made by another thread while those before them are worked on.
+
+    AHEAD + 1 of them exist at a time. What an item raises comes out where it is asked for.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="read")
+    try:
+        coming = deque(pool.submit(next, items, None) for _ in range(AHEAD))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, items, None))
             yield item
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -22,7 +22,7 @@ from ..options import RUN, UPSAMPLING, ScoreOptions, with_options
 from ..store.partials import Ledger, save_arrays, with_prefix
 from ..store.rundir import RunDir
 from ..store.tables import save_audit
-from .ahead import one_ahead
+from .ahead import read_ahead
 from .control import Control, Meter
 from .counting import finish_shards, groups_of
 from .scoring import Network, Scoring, choose_labellers, find_data, open_scoring
@@ -236,7 +236,7 @@ def count_shard_cases(audited: Audit, cases: list[Case], shard: int, control: Co
             images = [with_both_unions(image, work.rules) for image in images]
         shapes = {image.shape for image in images}
         for position in sorted({case.position for case in cases}):
-            for held, maps in one_ahead(work.iter_maps(position, rows, control)):
+            for held, maps in read_ahead(work.iter_maps(position, rows, control)):
                 for case in cases:
                     if case.position == position:
                         counters[case].add(

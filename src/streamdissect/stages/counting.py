@@ -16,7 +16,7 @@ from ..store.claims import Claims
 from ..store.masks import MaskWriter, creating_masks, describe_file
 from ..store.partials import Ledger, save_arrays, with_prefix
 from ..tally import Arrays
-from .ahead import one_ahead
+from .ahead import read_ahead
 from .control import Control, Meter
 from .masks import masks_path
 from .recording import peak_bytes
@@ -72,7 +72,7 @@ def count_shard(
     groups = groups_of(work.run.rows(shard))
     images: Sequence[ImagePlanes] = ()
     at, clock = -1, Clock()
-    for group, position, held, maps in one_ahead(iter_chunks(work, groups, control)):
+    for group, position, held, maps in read_ahead(iter_chunks(work, groups, control)):
         clock.stop(seconds, "read")
         if group > at:
             meter.advance(len(groups[at]) if at >= 0 else 0)

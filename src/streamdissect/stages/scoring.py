@@ -87,8 +87,6 @@ class Scoring:
     results: Path = field(init=False)
     """Where its results go."""
     labels: LabelPlanes = field(init=False)
-    block_of: NDArray[np.int64] | None = field(init=False, default=None)
-    """(N,) the block of each row's image, where counters are kept by block."""
     layers: list[LayerArray] = field(init=False)
     _weights: dict[tuple[int, tuple[int, int], str], Axes] = field(init=False, default_factory=dict)
     """(layer, mask grid, upsampling) -> weights of its rows and columns, made when first asked for."""
@@ -103,9 +101,14 @@ class Scoring:
             self.run, self.data, self.fingerprint, self.rules, self.options.mask_size, self.options.threads
         )
         self.layers = layers_of(self.run)
-        if self.options.blocks is not None:
-            names = (self.data.names[index] for index in self.recorded.images.tolist())
-            self.block_of = blocks_of(names, self.options.blocks, self.options.block_by)
+
+    @cached_property
+    def block_of(self) -> NDArray[np.int64] | None:
+        """(N,) the block of each row's image, where counters are kept by block."""
+        if self.options.blocks is None:
+            return None
+        names = (self.data.names[index] for index in self.recorded.images.tolist())
+        return blocks_of(names, self.options.blocks, self.options.block_by)
 
     @cached_property
     def device(self) -> str | None:

@@ -16,6 +16,7 @@ from ..options import ScoreOptions, parse_mask_size
 from ..store.partials import Ledger
 from ..store.rundir import RunDir, stage_of
 from ..store.tables import AUDIT_TABLE
+from .blocks import digest_column
 from .directionfiles import directions_to_setting, setting_to_fields
 from .shards import require_alone
 
@@ -23,6 +24,8 @@ SETTINGS_FILE = "settings.json"
 PLAIN_SETTINGS = ("approximate", "union", "mask_test", "multiplicity", "unlabelled")
 BESIDE_SETTINGS = {"blocks": None, "block_by": None, "keep_masks": False}
 """What is kept beside the results, and what a scoring made without a word of it kept."""
+DIGESTS = {"data": "labels of the data (digest)", "block_table": "table of --block-by (digest)"}
+"""Settings that are digests, and what of."""
 AUDITED = ("tail", "upsample", "union", *BESIDE_SETTINGS)
 """Settings that an audit goes through, or has none of."""
 
@@ -44,6 +47,7 @@ def options_to_settings(options: ScoreOptions, tail: Fraction, labellers: Sequen
         **{name: getattr(options, name) for name in PLAIN_SETTINGS},
         "blocks": options.blocks,
         "block_by": options.block_by if options.blocks else None,
+        **({"block_table": table} if options.blocks and (table := digest_column(options.block_by)) else {}),
         "keep_masks": options.keep_masks,
         "directions": directions_to_setting(options),
     }
@@ -146,7 +150,7 @@ def compare_settings(made: dict[str, Any], settings: dict[str, Any]) -> None:
         known = made.get(key, BESIDE_SETTINGS.get(key))
         if known != value:
             raise BadInput(
-                "labels of the data (digest)" if key == "data" else f"--{key.replace('_', '-')}",
+                DIGESTS.get(key, f"--{key.replace('_', '-')}"),
                 show_setting(key, value),
                 f"{show_setting(key, known)}, as this run was scored",
                 "give another --name to keep both, or --overwrite",
@@ -159,7 +163,7 @@ def show_setting(key: str, value: Any) -> str:
         return ", ".join(f"{spec} ({digest})" for spec, digest in value or ()) or "none"
     if key == "directions":
         return f"{value['file']} ({value['digest'][:8]})" if value else "none"
-    return repr(value[:8] + "..." if key == "data" and value else value)
+    return repr(value[:8] + "..." if key in DIGESTS and value else value)
 
 
 def forget_scoring(folder: Path, results: Path) -> None:

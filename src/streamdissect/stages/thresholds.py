@@ -25,7 +25,7 @@ from ..quantile import (
 )
 from ..store.partials import load_arrays, save_arrays
 from ..store.rundir import RunDir
-from .ahead import one_ahead
+from .ahead import read_ahead
 from .control import Control
 from .gathering import LayerTally
 from .recording import layers_of
@@ -205,7 +205,7 @@ class Passes:
 
     def _iter_all(self) -> Iterator[NDArray[Any]]:
         """All of the layer's activations, by chunks."""
-        return one_ahead(self.iter_maps(range(int(self._run.manifest["plan"]["n_images"]))))
+        return read_ahead(self.iter_maps(range(int(self._run.manifest["plan"]["n_images"]))))
 
     def iter_maps(self, rows: range) -> Iterator[NDArray[Any]]:
         """The layer's activations over some rows, by chunks."""

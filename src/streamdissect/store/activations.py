@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from ..atomic import digest_file, sync
 from ..errors import IncompleteRun
+from .shardfile import DamagedShard, Encoded, ShardForm, decode_rows, fetch_rows, write_shard
 
 CHUNK_BYTES, CHUNK_IMAGES = 4 << 20, 64
 """Of what is read and decoded at once, at most."""
 WORTHWHILE = 1.15
 """Compression that makes up for its time; signed data shrink by 1.0 to 1.1 only."""
-WRITES_ALL: Any = {"write_empty_chunks": True}
-"""Chunks of zeros too: a file that is there was written, and comparing costs more than writing."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ActivationStore:
     def __init__(self, path: Path, layers: list[LayerArray], n_images: int, shard_images: int) -> None:
         self.path, self.n_images, self.shard_images = path, n_images, shard_images
         self.layers = {layer.name: layer for layer in layers}
-        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._checked: set[str] = set()
 
     def create(self) -> None:
         """Write the metadata that is not there yet; several workers may do so at once."""
@@ -105,18 +105,25 @@ class ActivationStore:
                     shards=(self.shard_images, layer.n_units, *layer.grid),
                     compressors=[*compressors, Crc32cCodec()],
                     fill_value=0,
-                    config=WRITES_ALL,
                 )
 
-    def _array(self, layer: str) -> zarr.Array[Any]:
-        if layer not in self._arrays:
+    def _form(self, layer: str) -> ShardForm:
+        """How the layer's files are laid out, once the array's metadata were seen to say the same."""
+        spec = self.layers[layer]
+        shape = (spec.n_units, *spec.grid)
+        if layer not in self._checked:
+            path = self.path / layer
             try:
-                # opening takes a config and ignores it (zarr 3.1): a shard of zeros would leave no file
-                array = zarr.open_array(self.path / layer, mode="r+").with_config(WRITES_ALL)
+                array = zarr.open_array(path, mode="r")
             except (FileNotFoundError, ValueError, KeyError) as error:
-                raise IncompleteRun(f"{self.path / layer}: no Zarr array ({error}); extract again") from error
-            self._arrays[layer] = array
-        return self._arrays[layer]
+                raise IncompleteRun(f"{path}: no Zarr array ({error}); extract again") from error
+            held = (array.shape, array.shards, array.chunks, array.dtype)
+            asked = ((self.n_images, *shape), (self.shard_images, *shape), (spec.chunk_images, *shape), spec.dtype)
+            if held != asked:
+                raise IncompleteRun(f"{path}: an array of {held}, the run is one of {asked}; extract again")
+            self._checked.add(layer)
+        dtype = np.dtype(spec.dtype).newbyteorder("<")
+        return ShardForm((spec.chunk_images, *shape), self.shard_images // spec.chunk_images, dtype, spec.codec)
 
     def file(self, layer: str, shard: int) -> Path:
         """The file of a shard."""
@@ -127,10 +134,11 @@ class ActivationStore:
         start = shard * self.shard_images
         rows = min(self.shard_images, self.n_images - start)
         assert maps.shape[0] == rows, "a Zarr shard has one writer and is written whole"
-        self._array(layer)[start : start + rows] = maps
-        path = self.file(layer, shard)
-        sync(path)
-        sync(path.parent)
+        form, path = self._form(layer), self.file(layer, shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_shard(path, maps, form)
+        for folder in list(path.parents)[1:4]:  # the names of the new folders; replacing the file synced its own
+            sync(folder)
         return self.describe(layer, shard)
 
     def describe(self, layer: str, shard: int) -> dict[str, Any]:
@@ -139,23 +147,45 @@ class ActivationStore:
         return {"bytes": path.stat().st_size, "blake2b": digest_file(path)}
 
     def iter_chunks(self, layer: str, rows: range, most_bytes: int) -> Iterator[tuple[range, NDArray[Any]]]:
-        """Rows and their maps (B, K, h, w), in order, as many at once as fit into `most_bytes`."""
+        """Rows and their maps (B, K, h, w), in order, as many at once as fit into `most_bytes`.
+
+        The bytes of the next ones are read before these are handed out: to a thread that reads ahead only the decoding
+        is left then, for which it does not need the interpreter, while whoever got these begins with what does.
+        """
         spec = self.layers[layer]
         step = max(1, most_bytes // (spec.map_bytes * spec.chunk_images)) * spec.chunk_images
-        for start in range(rows.start, rows.stop, step):
-            part = range(start, min(start + step, rows.stop))
-            yield part, self.read(layer, part)
+        parts = [range(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)]
+        coming = self._fetch(layer, parts[0]) if parts else None
+        for part, following in zip_longest(parts, parts[1:]):
+            assert coming is not None
+            maps = self._decode(layer, *coming)
+            coming = self._fetch(layer, following) if following else None
+            yield part, maps
 
     def read(self, layer: str, rows: range) -> NDArray[Any]:
-        """Maps (B, K, h, w) of consecutive rows. IncompleteRun where a chunk fails its checksum."""
-        try:
-            maps = np.asarray(self._array(layer)[rows.start : rows.stop])
-        except (ValueError, RuntimeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            shards = sorted({rows.start // self.shard_images, (rows.stop - 1) // self.shard_images})
-            where = " or ".join(str(self.file(layer, shard)) for shard in shards)
-            raise IncompleteRun(f"{where}: damaged ({error}); delete it, then run the same extract again") from error
+        """Maps (B, K, h, w) of consecutive rows. IncompleteRun where a chunk is missing or fails its checksum."""
+        return self._decode(layer, *self._fetch(layer, rows))
+
+    def _fetch(self, layer: str, rows: range) -> tuple[NDArray[Any], list[tuple[Path, list[Encoded]]]]:
+        """Room for the maps, and what has to be decoded into it, with the file it comes from."""
+        form, spec = self._form(layer), self.layers[layer]
+        maps = np.empty((len(rows), spec.n_units, *spec.grid), form.dtype)
+        fetched = []
+        at = rows.start
+        while at < rows.stop:
+            shard, within = divmod(at, self.shard_images)
+            stop = min(at - within + self.shard_images, rows.stop)
+            path = self.file(layer, shard)
+            with naming_damage(path):
+                fetched.append((path, fetch_rows(path, within, maps[at - rows.start : stop - rows.start], form)))
+            at = stop
+        return maps, fetched
+
+    def _decode(self, layer: str, maps: NDArray[Any], fetched: list[tuple[Path, list[Encoded]]]) -> NDArray[Any]:
+        """The maps, whole."""
+        for path, encoded in fetched:
+            with naming_damage(path):
+                decode_rows(encoded, self._form(layer))
         return maps
 
     def find_damage(self, layer: str, shard: int, expected: dict[str, Any], thorough: bool) -> str:
@@ -170,3 +200,13 @@ class ActivationStore:
         if thorough and digest_file(path) != expected["blake2b"]:
             return f"{path}: its content is not what was written"
         return ""
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """IncompleteRun, with the remedy, where a shard's file is missing or damaged."""
+    try:
+        yield
+    except (DamagedShard, FileNotFoundError) as error:
+        what = "damaged" if isinstance(error, DamagedShard) else "missing"
+        raise IncompleteRun(f"{path}: {what} ({error}); delete it, then run the same extract again") from error

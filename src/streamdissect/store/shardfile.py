@@ -1,0 +1,219 @@
+"""One file of a Zarr array: the chunks of a shard and their index, by the codec `sharding_indexed` of Zarr v3.
+
+Written and read here and not by zarr, which any other program may use: zarr passes each chunk through an event loop and
+copies, and what it does between two chunks holds the interpreter, while the counting beside it waits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numcodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import replacing
+
+CHECKSUM_BYTES = 4
+"""crc32c, little endian, behind each chunk and behind the index."""
+ABSENT = (1 << 64) - 1
+"""What the index says of a chunk that was not written."""
+
+
+class DamagedShard(Exception):
+    """A file that is not as it was written; says what is wrong."""
+
+
+@dataclass(frozen=True)
+class ShardForm:
+    """How a shard's file is laid out.
+
+    Parameters
+    ----------
+    chunk_shape : tuple of int
+        (B, K, h, w): images of a chunk, and the shape of an image's maps.
+    n_chunks : int
+        Of a whole shard; the last shard of an array may hold fewer.
+    dtype : dtype
+        Little endian.
+    codec : str
+        none, zstd or lz4.
+    """
+
+    chunk_shape: tuple[int, ...]
+    n_chunks: int
+    dtype: np.dtype[Any]
+    codec: str
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of a chunk in memory."""
+        return int(np.prod(self.chunk_shape)) * self.dtype.itemsize
+
+    @property
+    def index_bytes(self) -> int:
+        """Of the index: offset and length of each chunk, and a checksum."""
+        return 16 * self.n_chunks + CHECKSUM_BYTES
+
+
+def write_shard(path: Path, maps: NDArray[Any], form: ShardForm) -> None:
+    """Write a shard's rows (rows, K, h, w): aside, synced, then under its name."""
+    encode = encoder(form.codec)
+    index = np.full((form.n_chunks, 2), ABSENT, "<u8")
+    at, offset = 0, 0
+    with replacing(path) as aside, open(aside, "wb", buffering=0) as file:
+        for at, chunk in enumerate(iter_whole_chunks(maps, form)):
+            content = encode(chunk)
+            length = write_checked(file, content)
+            index[at] = offset, length
+            offset += length
+        write_checked(file, index)
+
+
+def iter_whole_chunks(maps: NDArray[Any], form: ShardForm) -> Iterator[NDArray[Any]]:
+    """The rows a chunk at a time, the last one filled up with zeros."""
+    n_images = form.chunk_shape[0]
+    for start in range(0, len(maps), n_images):
+        rows = maps[start : start + n_images]
+        if len(rows) == n_images:
+            yield np.ascontiguousarray(rows, form.dtype)
+        else:
+            chunk = np.zeros(form.chunk_shape, form.dtype)
+            chunk[: len(rows)] = rows
+            yield chunk
+
+
+def write_checked(file: Any, content: Any) -> int:
+    """Write bytes and their checksum; returns how many that were."""
+    view = np.frombuffer(content, np.uint8)
+    written = 0
+    while written < view.nbytes:  # an unbuffered file takes at most 2 GiB at a time
+        written += file.write(view[written:])
+    file.write(checksum(view))
+    return view.nbytes + CHECKSUM_BYTES
+
+
+def checksum(view: NDArray[np.uint8]) -> bytes:
+    """The four bytes behind `view`."""
+    return int(google_crc32c.value(view)).to_bytes(CHECKSUM_BYTES, "little")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A chunk that was read and checked, and where its rows go once it is decoded."""
+
+    content: NDArray[np.uint8]
+    rows: NDArray[Any]
+    skipped: int
+    """Rows of the chunk before those."""
+    what: str
+
+
+def fetch_rows(path: Path, start: int, out: NDArray[Any], form: ShardForm) -> list[Encoded]:
+    """Read the shard's rows from `start` on, as many as `out` (rows, K, h, w) has, up to decoding them into it.
+
+    Whole chunks that are stored as they are are there already; `decode_rows` brings the others.
+
+    Raises
+    ------
+    DamagedShard
+        The file is shorter than its index says, or a checksum tells otherwise.
+    """
+    n_images = form.chunk_shape[0]
+    encoded = []
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        index = read_index(handle, form)
+        for chunk in range(start // n_images, -(-(start + len(out)) // n_images)):
+            first = chunk * n_images
+            skipped = max(start - first, 0)
+            rows = out[first + skipped - start : min(first + n_images - start, len(out))]
+            offset, length = map(int, index[chunk])
+            is_there = form.codec == "none" and len(rows) == n_images
+            content = read_chunk(handle, offset, length, rows if is_there else None, form, f"chunk {chunk}")
+            if not is_there:
+                encoded.append(Encoded(content, rows, skipped, f"chunk {chunk}"))
+    finally:
+        os.close(handle)
+    return encoded
+
+
+def decode_rows(encoded: Iterable[Encoded], form: ShardForm) -> None:
+    """Decode what `fetch_rows` left to be decoded."""
+    decode = decoder(form.codec)
+    for part in encoded:
+        is_whole = len(part.rows) == form.chunk_shape[0]
+        chunk = part.rows if is_whole else np.empty(form.chunk_shape, form.dtype)
+        try:
+            decode(part.content, chunk)
+        except (RuntimeError, ValueError) as error:
+            raise DamagedShard(f"{part.what}: {error}") from error
+        if not is_whole:
+            part.rows[:] = chunk[part.skipped : part.skipped + len(part.rows)]
+
+
+def read_index(handle: int, form: ShardForm) -> NDArray[np.uint64]:
+    """Offset and length of each chunk (n_chunks, 2)."""
+    size = os.fstat(handle).st_size
+    if size < form.index_bytes:
+        raise DamagedShard(f"{size} bytes, too few for an index of {form.n_chunks} chunks")
+    index, told = np.empty((form.n_chunks, 2), "<u8"), np.empty(CHECKSUM_BYTES, np.uint8)
+    content = index.reshape(-1).view(np.uint8)
+    read_exactly(handle, content, told, size - form.index_bytes, "the index")
+    check(content, told, "the index")
+    return index
+
+
+def read_chunk(
+    handle: int, offset: int, length: int, target: NDArray[Any] | None, form: ShardForm, what: str
+) -> NDArray[np.uint8]:
+    """A chunk's bytes as they are stored, checked; read into `target` where one is given."""
+    if offset == ABSENT:
+        raise DamagedShard(f"{what} was never written")
+    n_bytes = length - CHECKSUM_BYTES
+    if not 0 < n_bytes <= os.fstat(handle).st_size or (form.codec == "none" and n_bytes != form.chunk_bytes):
+        raise DamagedShard(f"{what}: {length} bytes by its index, {form.chunk_bytes} once decoded")
+    content = np.empty(n_bytes, np.uint8) if target is None else target.reshape(-1).view(np.uint8)
+    told = np.empty(CHECKSUM_BYTES, np.uint8)
+    read_exactly(handle, content, told, offset, what)
+    check(content, told, what)
+    return content
+
+
+def read_exactly(handle: int, content: NDArray[np.uint8], told: NDArray[np.uint8], offset: int, what: str) -> None:
+    """Fill `content` and the checksum behind it, by one call where the system grants it."""
+    filled, n_bytes = 0, content.nbytes
+    while filled < n_bytes + CHECKSUM_BYTES:
+        got = os.preadv(handle, [content[filled:], told[max(0, filled - n_bytes) :]], offset + filled)
+        if got == 0:
+            raise DamagedShard(f"{what}: the file ends before it")
+        filled += got
+
+
+def check(content: NDArray[np.uint8], told: NDArray[np.uint8], what: str) -> None:
+    """DamagedShard where the checksum is another."""
+    if checksum(content) != told.tobytes():
+        raise DamagedShard(f"{what}: its checksum is another")
+
+
+def encoder(codec: str) -> Callable[[NDArray[Any]], Any]:
+    """What a chunk becomes on disk; lz4 within a Blosc frame, and without shuffling, which spoils runs of zeros."""
+    if codec == "zstd":
+        return lambda chunk: numcodecs.zstd.compress(chunk, 1)
+    if codec == "lz4":
+        return lambda chunk: numcodecs.blosc.compress(chunk, b"lz4", 1, numcodecs.blosc.NOSHUFFLE, 0, 1)
+    return lambda chunk: chunk
+
+
+def decoder(codec: str) -> Callable[[NDArray[np.uint8], NDArray[Any]], object]:
+    """How a chunk comes back: bytes, and the array that takes what they stand for."""
+    if codec == "zstd":
+        return numcodecs.zstd.decompress  # type: ignore[no-any-return]
+    if codec == "lz4":
+        return numcodecs.blosc.decompress  # type: ignore[no-any-return]
+    return lambda content, chunk: np.copyto(chunk.reshape(-1).view(np.uint8), content)
