@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -17,6 +18,7 @@ from typing import Any
 from .. import __doc__ as about
 from .. import __version__
 from ..errors import BadInput, StreamdissectError
+from ..stages.profile import describe_profile
 from . import arguments
 from .arguments import COMMANDS
 from .output import TerminalControl, note
@@ -122,7 +124,11 @@ def run_command(module: Any, command: str, values: dict[str, Any]) -> int:
     for name in STOP_SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), stop)
+    begin = time.perf_counter()
     code: int = module.run(values, control)
+    if values.get("profile"):
+        for line in describe_profile(control.seconds, time.perf_counter() - begin):
+            note(line)
     return code
 
 

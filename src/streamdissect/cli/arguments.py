@@ -111,6 +111,7 @@ RESOURCES = (
     ),
     Option("--overwrite", "start anew where there is something already", words=0),
 )
+PROFILE = Option("--profile", "print what the time went into, and what bounded it", words=0)
 SHARD = Option(
     "--shard", "i/n: do every n-th shard from i; array: as the Slurm array says; none", parse_shard, metavar="I/N"
 )
@@ -163,6 +164,7 @@ EXTRACT = (
     Option("--allow-nonfinite", "store NaN and infinities instead of stopping", words=0),
     Option("--max-disk", "refuse a larger store", lambda t: parse_bytes(t, "--max-disk"), metavar="SIZE"),
     Option("--dry-run", "print the plan and stop", words=0),
+    PROFILE,
 )
 SCORE = (
     *MODEL,
@@ -198,6 +200,7 @@ SCORE = (
         metavar="name|prefix[:N]|FILE.csv:COLUMN",
     ),
     Option("--keep-masks", "keep the masks of active maps, in RUN/masks", words=0),
+    PROFILE,
     Option("--audit", "how many detectors there are by other rules: a table of unions, upsamplings and tails", words=0),
     Option("--directions", "score the rows of a matrix (directions, units) as units: .npy, .safetensors", metavar="W"),
     Option("--bias", "a number added to each direction: .npy, .safetensors", metavar="B"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import BadInput
 from . import arguments, output
+from .allocator import keep_freed_memory
 
 OPTIONS = (*arguments.EXTRACT, *arguments.RESOURCES, *arguments.COMMON)
 WHAT = ("model", "weights", "data", "layers", "out", "labels")
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def split_values(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is extracted, and how: arguments of `extract`, fields of ExtractOptions."""
     what: dict[str, Any] = {key: values[key] for key in WHAT if key in values}
-    aside = {"config", "json", "debug", "dry_run", *what}
+    aside = {"config", "json", "debug", "dry_run", "profile", *what}
     how = {NAMES.get(key, key): value for key, value in values.items() if key not in aside}
     if "limit" in how:
         how["limit"], how["is_first"] = how["limit"]
@@ -45,6 +46,7 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..stages.upkeep import info
 
     options = ExtractOptions(**how)
+    keep_freed_memory()
     model = what.get("model", SHIPPED_MODEL)
     if model != SHIPPED_MODEL and not model.endswith(".pt2") and "weights" not in what:
         output.note("extract: no --weights: the network is as its callable returns it, perhaps untrained")

@@ -9,6 +9,7 @@ from typing import Any
 from ..options import parse_limit
 from ..perturboptions import CLIPS, FILLS, LABELS_WARPS, PERTURBATIONS, THRESHOLDS_FROM, as_magnitudes
 from . import arguments, output
+from .allocator import keep_freed_memory
 
 
 def magnitudes(flag: str) -> Callable[[str], tuple[float, ...]]:
@@ -91,6 +92,7 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
 
     what, how = split_values(values)
     path = values.get("run", RUN)
+    keep_freed_memory()
     found = perturb(path, panel=values.get("panel"), **what, options=PerturbOptions(**how), control=control)
     if found is None:
         output.note(

@@ -24,7 +24,7 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..store.rundir import RunDir
 
     network: dict[str, Any] = {name: values[name] for name in ("model", "weights", "trust_model") if name in values}
-    aside = {"config", "json", "debug", "run", "data", "labels", "audit", *network}
+    aside = {"config", "json", "debug", "profile", "run", "data", "labels", "audit", *network}
     if values.get("backend") != "torch" and values.get("device") == os.environ.get("STREAMDISSECT_DEVICE"):
         aside.add("device")  # the variable is meant for extract as well
     options = ScoreOptions(**{key: value for key, value in values.items() if key not in aside})

@@ -24,6 +24,8 @@ class Control:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+        self.seconds: dict[str, float] = {}
+        """What the parts of the stage took in this process, by name; those that overlap sum to more than the whole."""
 
     def stop(self) -> None:
         """Ask the stage to finish what it must and leave; may be called from a signal handler."""
@@ -33,6 +35,10 @@ class Control:
         """Raise Stopped if the stage was asked to stop: where it asks, nothing is half done."""
         if self._stopped.is_set():
             raise Stopped("stopped; the same command resumes")
+
+    def took(self, what: str, seconds: float) -> None:
+        """A part of the stage has taken so long, again."""
+        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
 
     def say(self, text: str) -> None:
         """Tell the user something worth a line."""

@@ -83,6 +83,8 @@ def count_shard(
         work.count(position, held, maps, these, counters[position], blocks[position], writer)
         clock.stop(seconds, "count")
     meter.advance(len(groups[at]))
+    for what, took in (("labels", "labels"), ("waiting for activations", "read"), ("counting", "count")):
+        control.took(what, seconds[took])
     arrays: Arrays = {}
     for position, (counted, tally) in enumerate(zip(counters, blocks, strict=True)):
         if tally is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -27,8 +29,9 @@ from ..store.activations import ActivationStore
 from ..store.claims import Claims
 from ..store.partials import Ledger
 from ..store.rundir import RunDir
+from .behind import Behind
 from .control import Control, Meter
-from .forward import Network, iter_images, torch_threads
+from .forward import Launched, Network, iter_images, torch_threads
 from .place import refuse_other_content, remove_run
 from .planning import Plan, plain, plan_run, require_identity
 from .recording import Recorder, WorkerStates, layers_of, store_of
@@ -159,6 +162,8 @@ class Work:
     options: ExtractOptions
     identity: dict[str, Any]
     """What makes two runs the same run; activations depend on all of it and on nothing else."""
+    sampled: dict[tuple[int, ...], dict[str, NDArray[Any]]] = field(default_factory=dict)
+    """Activations of the batch that the plan was made from, by its images, until they are used."""
 
 
 def prepare(
@@ -216,6 +221,7 @@ def plan_work(work: Work, control: Control) -> Plan:
     with torch_threads(work.options.threads):
         samples = work.network.activations(list(iter_images(work.dataset, first, work.size, work.options.workers)))
         fields = field_maps(work.network.module, work.refs, work.size, work.options.layout)
+    work.sampled[tuple(first)] = samples
     about = {
         "model": {"spec": work.loaded.spec, "weights": work.loaded.weights},
         "data": {
@@ -242,20 +248,25 @@ def record_shards(run: RunDir, work: Work, control: Control) -> None:
         def is_done(shard: int) -> bool:
             return is_whole(ledger, recorder.store, shard)
 
+        behind = Behind()
         try:
-            for shard, is_mine in iter_claimed(run.n_shards, work.options.shard, is_done, claims, control):
-                advanced = record_shard(recorder, states, work, shard, control, meter) if is_mine else 0
-                meter.advance(len(run.rows(shard)) - advanced)
+            with behind:
+                for shard, is_mine in iter_claimed(run.n_shards, work.options.shard, is_done, claims, control):
+                    advanced = record_shard(recorder, behind, states, work, shard, control, meter) if is_mine else 0
+                    meter.advance(len(run.rows(shard)) - advanced)
         finally:
             recorder.flush()
+            control.took("waiting for the recording", behind.waited_seconds)
+            for what, seconds in recorder.seconds.items():
+                control.took(what, seconds)
 
 
 def record_shard(
-    recorder: Recorder, states: WorkerStates, work: Work, shard: int, control: Control, meter: Meter
+    recorder: Recorder, behind: Behind, states: WorkerStates, work: Work, shard: int, control: Control, meter: Meter
 ) -> int:
     """One shard under a claim: in full, or only its files or its commit where a worker's state holds it already.
 
-    Returns how many images the meter was told of.
+    A shard in full is recorded behind the forward passes of the next. Returns how many images the meter was told of.
     """
     held, run = states.recover(), recorder.run
     commit = recorder.ledger.read(shard)
@@ -263,12 +274,14 @@ def record_shard(
         return 0  # its process died between its state and its commit, which is made good now
     images = work.images[run.rows(shard).start : run.rows(shard).stop].tolist()
     if commit is None and shard in held:
+        behind.settle()
         recorder.commit_anew(shard, images)
         return 0
     maps, seconds = forward_shard(run, work, images, control, meter)
     if commit is None:
-        recorder.record(shard, maps, images, seconds)
+        behind.call(recorder.record, shard, maps, images, seconds)
     else:
+        behind.settle()
         recorder.repair(shard, maps, commit)
     return len(images)
 
@@ -284,21 +297,36 @@ def is_whole(ledger: Ledger, store: ActivationStore, shard: int) -> bool:
 def forward_shard(
     run: RunDir, work: Work, images: list[int], control: Control, meter: Meter
 ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
-    """Activations (B, K, h, w) of one shard by layer, and what decoding and the forward passes took."""
+    """Activations (B, K, h, w) of one shard by layer, and what waiting for images and the forward passes took."""
     maps = {spec.name: np.empty((len(images), spec.n_units, *spec.grid), spec.dtype) for spec in layers_of(run)}
     seconds = {"decode": 0.0, "forward": 0.0}
     source = iter_images(work.dataset, images, work.size, work.options.workers)
+    launched: deque[tuple[int, int, Launched]] = deque()
+
+    def take() -> None:
+        start, n_images, activations = launched.popleft()
+        for name, found in activations().items():
+            if found.shape[1:] != maps[name].shape[1:]:
+                got, expected = (" x ".join(map(str, shape)) for shape in (found.shape[1:], maps[name].shape[1:]))
+                raise BadInput(f"layer {name}", f"activations of {got}", f"{expected} as at first", "check the model")
+            maps[name][start : start + n_images] = found
+        meter.advance(n_images)
+
     for start in range(0, len(images), work.options.batch_size):
         begin = time.perf_counter()
         batch = list(islice(source, work.options.batch_size))
         decoded = time.perf_counter()
-        for name, found in work.network.activations(batch).items():
-            if found.shape[1:] != maps[name].shape[1:]:
-                got, expected = (" x ".join(map(str, shape)) for shape in (found.shape[1:], maps[name].shape[1:]))
-                raise BadInput(f"layer {name}", f"activations of {got}", f"{expected} as at first", "check the model")
-            maps[name][start : start + len(batch)] = found
+        known = work.sampled.pop(tuple(images[start : start + len(batch)]), None)
+        launched.append((start, len(batch), work.network.launch(batch) if known is None else partial(dict, known)))
+        while len(launched) > work.network.n_ahead:
+            take()
         seconds["decode"] += decoded - begin
         seconds["forward"] += time.perf_counter() - decoded
-        meter.advance(len(batch))
         control.check()
+    begin = time.perf_counter()
+    while launched:
+        take()
+    seconds["forward"] += time.perf_counter() - begin
+    for what, took in (("waiting for images", "decode"), ("forward passes", "forward")):
+        control.took(what, seconds[took])
     return maps, seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
@@ -21,6 +21,8 @@ from ..options import ExtractOptions
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LARGEST_FLOAT16 = 65504.0
+Launched = Callable[[], dict[str, NDArray[np.generic]]]
+"""Gives the activations of a batch, once they are there."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -103,14 +105,30 @@ class Network:
         self._mean = torch.tensor(options.mean, device=self.device).reshape(shape)
         self._std = torch.tensor(options.std, device=self.device).reshape(shape)
         self._order = torch.channels_last if is_channels_last(self.module) else torch.contiguous_format
+        self._copies: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self.n_ahead = 0 if self._copies is None else 1
+        """Batches worth launching before the activations of one are asked for."""
 
     def prepare(self, images: Sequence[NDArray[np.uint8] | NDArray[np.float32]]) -> Tensor:
         """Images (rows, columns, 3) of 0..255 as the network takes them, normalised; float32 need not be whole."""
-        batch = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        host = torch.from_numpy(np.stack(images))
+        if self._copies is not None:
+            host = host.pin_memory()
+        batch = host.to(self.device, non_blocking=self._copies is not None).permute(0, 3, 1, 2)
         return (batch.to(torch.float32) / 255 - self._mean) / self._std
 
     def activations(self, images: Sequence[NDArray[np.uint8] | NDArray[np.float32]]) -> dict[str, NDArray[np.generic]]:
         """Stored form of every layer's activations (B, K, h, w) for B images of one size, see `prepare`."""
+        return self.launch(images)()
+
+    def launch(self, images: Sequence[NDArray[np.uint8] | NDArray[np.float32]]) -> Launched:
+        """Begin what `activations` does; the rest is done by calling what is given back.
+
+        On CUDA the device is then still at work, and copies to pinned memory on a stream of its own, so that the next
+        batch can be given to it first. Elsewhere all but the copy is done.
+        """
         batch = self.prepare(images)
         amp = AMP_DTYPES.get(self.options.amp)
         casting = nullcontext() if amp is None else torch.autocast(self.device.type, dtype=amp)
@@ -123,10 +141,11 @@ class Network:
                 run_model(self.module, batch)
             found = hooks.take()
         options = self.options
-        return {
-            name: to_stored(found[name], name, options.dtype, options.allow_nonfinite, options.amp)
+        coming = {
+            name: Stored(found[name], name, options.dtype, options.allow_nonfinite, options.amp, self._copies)
             for name in self.names
         }
+        return lambda: {name: each.take() for name, each in coming.items()}
 
     def ascents(self, images: Sequence[NDArray[np.uint8] | NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Signs (rows, columns, 3) of the gradient, at each image, of the cross-entropy of its own first class.
@@ -157,40 +176,83 @@ def is_channels_last(module: nn.Module) -> bool:
 
 
 def to_stored(maps: Tensor, layer: str, dtype: str, allow_nonfinite: bool, amp: str = "off") -> NDArray[np.generic]:
-    """Activations (B, K, h, w) as they are stored: rounded to `dtype`, -0.0 as +0.0, in C order.
+    """Activations (B, K, h, w) as they are stored; see `Stored`."""
+    return Stored(maps, layer, dtype, allow_nonfinite, amp).take()
 
-    `amp` is that of the forward pass, for the remedy.
+
+class Stored:
+    """Activations (B, K, h, w) on their way to what is stored: rounded to `dtype`, -0.0 as +0.0, in C order.
+
+    Parameters
+    ----------
+    maps : Tensor
+    layer, amp : str
+        For messages: the layer's name, and the mixed precision of the forward pass.
+    dtype : str
+        float16 or float32.
+    allow_nonfinite : bool
+    copies : torch.cuda.Stream, optional
+        On which they are copied to pinned memory; without one they are copied when they are taken.
 
     Raises
     ------
     BadInput
-        Values are complex, a finite one overflows float16, or one is not finite where that is not allowed.
+        Values are complex. On taking: a finite one overflows float16, or one is not finite where that is not allowed.
     """
-    if maps.is_complex():
-        remedy = "choose a layer behind it, or put a module there that returns .abs() or .real"
-        raise BadInput(f"layer {layer}", "complex activations", "real numbers", remedy)
-    stored = maps.to(torch.float16 if dtype == "float16" else torch.float32)
-    stored = (stored + 0.0).contiguous()  # -0.0 + 0.0 is +0.0
-    finite = torch.isfinite(stored)
-    if not bool(finite.all()):
-        was_finite = torch.isfinite(maps)
-        overflowed = was_finite & ~finite
+
+    def __init__(
+        self,
+        maps: Tensor,
+        layer: str,
+        dtype: str,
+        allow_nonfinite: bool,
+        amp: str = "off",
+        copies: torch.cuda.Stream | None = None,
+    ) -> None:
+        if maps.is_complex():
+            remedy = "choose a layer behind it, or put a module there that returns .abs() or .real"
+            raise BadInput(f"layer {layer}", "complex activations", "real numbers", remedy)
+        self._maps, self._layer, self._allow_nonfinite, self._amp = maps, layer, allow_nonfinite, amp
+        self._stored = maps.to(torch.float16 if dtype == "float16" else torch.float32)
+        self._stored = (self._stored + 0.0).contiguous()  # -0.0 + 0.0 is +0.0
+        self._is_finite = torch.isfinite(self._stored).all()
+        self._event: torch.cuda.Event | None = None
+        if copies is not None:
+            self._host = torch.empty(self._stored.shape, dtype=self._stored.dtype, pin_memory=True)
+            copies.wait_stream(torch.cuda.current_stream(self._stored.device))
+            with torch.cuda.stream(copies):
+                self._host.copy_(self._stored, non_blocking=True)
+                self._stored.record_stream(copies)
+                self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                self._event.record(copies)
+
+    def take(self) -> NDArray[np.generic]:
+        """The array, once it is there and was looked at."""
+        if not bool(self._is_finite):
+            self._refuse()
+        if self._event is not None:
+            self._event.synchronize()
+        result: NDArray[np.generic] = (self._stored.cpu() if self._event is None else self._host).numpy()
+        return result
+
+    def _refuse(self) -> None:
+        """BadInput for values that cannot be stored, or are not finite where that is not allowed."""
+        was_finite = torch.isfinite(self._maps)
+        overflowed = was_finite & ~torch.isfinite(self._stored)
         if bool(overflowed.any()):
-            unit, value = first_of(maps, overflowed)
+            unit, value = first_of(self._maps, overflowed)
             raise BadInput(
-                f"layer {layer}, unit {unit}",
+                f"layer {self._layer}, unit {unit}",
                 f"the activation {value:g}",
                 f"at most {LARGEST_FLOAT16:g} in float16",
                 "store it with --dtype float32",
             )
-        if not allow_nonfinite:
-            unit, value = first_of(maps, ~was_finite)
+        if not self._allow_nonfinite:
+            unit, value = first_of(self._maps, ~was_finite)
             remedy = "check the model and its weights, or give --allow-nonfinite"
-            if amp == "fp16":
+            if self._amp == "fp16":
                 remedy = f"--amp fp16 may be too narrow for it: give --amp bf16 or off; else {remedy}"
-            raise BadInput(f"layer {layer}, unit {unit}", f"the activation {value:g}", "a finite number", remedy)
-    result: NDArray[np.generic] = stored.cpu().numpy()
-    return result
+            raise BadInput(f"layer {self._layer}, unit {unit}", f"the activation {value:g}", "a finite number", remedy)
 
 
 def first_of(maps: Tensor, where: Tensor) -> tuple[int, float]:

@@ -72,6 +72,8 @@ class Recorder:
         """False while a shard is half in the state: then the state is not to be saved."""
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0
+        self.seconds = {"writing": 0.0, "thresholds": 0.0, "saving the state": 0.0}
+        """What recording has taken."""
 
     def record(
         self, shard: int, maps: Mapping[str, NDArray[Any]], images: Sequence[int], seconds: Mapping[str, float]
@@ -87,6 +89,8 @@ class Recorder:
             tally.update(maps[spec.name], rows)
         counted = time.perf_counter()
         took = {**seconds, "write": written - begin, "thresholds": counted - written}
+        self.seconds["writing"] += written - begin
+        self.seconds["thresholds"] += counted - written
         commit = describe_shard(images, files, took)
         if not self.run.is_spilled:
             commit["digests"] = {spec.name: digest_maps(maps[spec.name]) for spec in self._layers}
@@ -148,6 +152,7 @@ class Recorder:
         self._pending = {}
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - begin
+        self.seconds["saving the state"] += self._save_seconds
 
 
 def digest_maps(maps: NDArray[Any]) -> str:
