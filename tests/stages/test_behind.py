@@ -10,7 +10,7 @@ import streamdissect as sd
 from streamdissect.stages import extract as stage
 from streamdissect.stages.behind import Behind
 from streamdissect.stages.profile import describe_profile
-from streamdissect.stages.recording import Recorder
+from streamdissect.stages.recording import Recorder, store_of
 
 
 def test_calls_are_made_in_order_and_one_at_a_time():
@@ -103,7 +103,7 @@ def test_the_batch_of_the_plan_is_used_once(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "plan_work", lambda *given: pytest.fail("the run is there"))
     for shard in range(2):
         (run.path / "partial" / "extract" / f"{shard:06d}.json").unlink(missing_ok=True)
-    store = stage.store_of(run)
+    store = store_of(run)
     before = {name: store.read(name, range(20)) for name in store.layers}
     for name in store.layers:
         store.file(name, 0).unlink()

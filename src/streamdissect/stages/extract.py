@@ -25,18 +25,14 @@ from ..models.layers import LayerRef
 from ..models.loading import LoadedModel
 from ..models.programs import check_batches
 from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions, with_options
-from ..store.activations import ActivationStore
-from ..store.claims import Claims
-from ..store.partials import Ledger
 from ..store.rundir import RunDir
-from .behind import Behind
 from .control import Control, Meter
+from .filling import Made, fill_shards
 from .forward import Launched, Network, iter_images, torch_threads
 from .place import refuse_other_content, remove_run
 from .planning import Plan, plain, plan_run, require_identity
-from .recording import Recorder, WorkerStates, layers_of, store_of
+from .recording import layers_of
 from .selection import choose_images, choose_input_size, digest_names, split_names
-from .shards import iter_claimed, own_shards
 
 IDENTITY_OPTIONS = (
     "dtype",
@@ -235,63 +231,11 @@ def plan_work(work: Work, control: Control) -> Plan:
 
 def record_shards(run: RunDir, work: Work, control: Control) -> None:
     """Do every shard that is this worker's, unclaimed and not finished."""
-    ledger = run.ledger("extract")
-    ledger.create()
-    if run.is_spilled:
-        store_of(run).create()
-    states = WorkerStates(ledger)
-    states.recover()
-    total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, work.options.shard))
-    with Claims(ledger.claims_folder) as claims, control.metering("extract", total, "image") as meter:
-        recorder = Recorder(run, claims, work.options.threads)
 
-        def is_done(shard: int) -> bool:
-            return is_whole(ledger, recorder.store, shard)
+    def forward(images: list[int], meter: Meter) -> Made:
+        return forward_shard(run, work, images, control, meter)
 
-        behind = Behind()
-        try:
-            with behind:
-                for shard, is_mine in iter_claimed(run.n_shards, work.options.shard, is_done, claims, control):
-                    advanced = record_shard(recorder, behind, states, work, shard, control, meter) if is_mine else 0
-                    meter.advance(len(run.rows(shard)) - advanced)
-        finally:
-            recorder.flush()
-            control.took("waiting for the recording", behind.waited_seconds)
-            for what, seconds in recorder.seconds.items():
-                control.took(what, seconds)
-
-
-def record_shard(
-    recorder: Recorder, behind: Behind, states: WorkerStates, work: Work, shard: int, control: Control, meter: Meter
-) -> int:
-    """One shard under a claim: in full, or only its files or its commit where a worker's state holds it already.
-
-    A shard in full is recorded behind the forward passes of the next. Returns how many images the meter was told of.
-    """
-    held, run = states.recover(), recorder.run
-    commit = recorder.ledger.read(shard)
-    if commit is not None and is_whole(recorder.ledger, recorder.store, shard):
-        return 0  # its process died between its state and its commit, which is made good now
-    images = work.images[run.rows(shard).start : run.rows(shard).stop].tolist()
-    if commit is None and shard in held:
-        behind.settle()
-        recorder.commit_anew(shard, images)
-        return 0
-    maps, seconds = forward_shard(run, work, images, control, meter)
-    if commit is None:
-        behind.call(recorder.record, shard, maps, images, seconds)
-    else:
-        behind.settle()
-        recorder.repair(shard, maps, commit)
-    return len(images)
-
-
-def is_whole(ledger: Ledger, store: ActivationStore, shard: int) -> bool:
-    """Whether a shard is committed and its files are there, of the right size."""
-    commit = ledger.read(shard)
-    if commit is None:
-        return False
-    return not any(store.find_damage(name, shard, file, thorough=False) for name, file in commit["files"].items())
+    fill_shards(run, work.images, forward, work.options, control)
 
 
 def forward_shard(

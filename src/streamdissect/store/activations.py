@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from ..atomic import digest_file, sync
+from ..atomic import ASIDE, digest_file, sync
 from ..errors import IncompleteRun
 from .shardfile import DamagedShard, Encoded, ShardForm, decode_rows, fetch_rows, write_shard
 
@@ -136,6 +136,8 @@ class ActivationStore:
         assert maps.shape[0] == rows, "a Zarr shard has one writer and is written whole"
         form, path = self._form(layer), self.file(layer, shard)
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{path.name}{ASIDE}*"):  # by a writer that was killed: a shard has one at a time
+            left.unlink(missing_ok=True)
         write_shard(path, maps, form)
         for folder in list(path.parents)[1:4]:  # the names of the new folders; replacing the file synced its own
             sync(folder)

@@ -1,0 +1,93 @@
+"""Shards into a run, each by whoever claims it, recorded behind the making of the next; knows nothing of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..options import ExtractOptions
+from ..store.activations import ActivationStore
+from ..store.claims import Claims
+from ..store.partials import Ledger
+from ..store.rundir import RunDir
+from .behind import Behind
+from .control import Control, Meter
+from .recording import Recorder, WorkerStates, store_of
+from .shards import iter_claimed, own_shards
+
+Made = tuple[dict[str, NDArray[Any]], dict[str, float]]
+"""Activations (B, K, h, w) of a shard by layer, and what making them took, by part."""
+Make = Callable[[list[int], Meter], Made]
+"""Makes those of a shard's images, and tells the meter of them."""
+
+
+def fill_shards(run: RunDir, images: NDArray[Any], make: Make, options: ExtractOptions, control: Control) -> None:
+    """Do every shard that is this worker's, unclaimed and not finished.
+
+    Parameters
+    ----------
+    images : int64 (N,)
+        What each row is, in the terms of `make`.
+    """
+    ledger = run.ledger("extract")
+    ledger.create()
+    if run.is_spilled:
+        store_of(run).create()
+    states = WorkerStates(ledger)
+    states.recover()
+    total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, options.shard))
+    with Claims(ledger.claims_folder) as claims, control.metering("extract", total, "image") as meter:
+        recorder = Recorder(run, claims, options.threads)
+
+        def is_done(shard: int) -> bool:
+            return is_whole(ledger, recorder.store, shard)
+
+        behind = Behind()
+        try:
+            with behind:
+                for shard, is_mine in iter_claimed(run.n_shards, options.shard, is_done, claims, control):
+                    advanced = 0
+                    if is_mine:
+                        rows = run.rows(shard)
+                        these = images[rows.start : rows.stop].tolist()
+                        advanced = fill_shard(recorder, behind, states, shard, these, make, meter)
+                    meter.advance(len(run.rows(shard)) - advanced)
+        finally:
+            recorder.flush()
+            control.took("waiting for the recording", behind.waited_seconds)
+            for what, seconds in recorder.seconds.items():
+                control.took(what, seconds)
+
+
+def fill_shard(
+    recorder: Recorder, behind: Behind, states: WorkerStates, shard: int, images: list[int], make: Make, meter: Meter
+) -> int:
+    """One shard under a claim: in full, or only its files or its commit where a worker's state holds it already.
+
+    A shard in full is recorded behind the making of the next. Returns how many images the meter was told of.
+    """
+    held = states.recover()
+    commit = recorder.ledger.read(shard)
+    if commit is not None and is_whole(recorder.ledger, recorder.store, shard):
+        return 0  # its process died between its state and its commit, which is made good now
+    if commit is None and shard in held:
+        behind.settle()
+        recorder.commit_anew(shard, images)
+        return 0
+    maps, seconds = make(images, meter)
+    if commit is None:
+        behind.call(recorder.record, shard, maps, images, seconds)
+    else:
+        behind.settle()
+        recorder.repair(shard, maps, commit)
+    return len(images)
+
+
+def is_whole(ledger: Ledger, store: ActivationStore, shard: int) -> bool:
+    """Whether a shard is committed and its files are there, of the right size."""
+    commit = ledger.read(shard)
+    if commit is None:
+        return False
+    return not any(store.find_damage(name, shard, file, thorough=False) for name, file in commit["files"].items())
