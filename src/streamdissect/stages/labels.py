@@ -18,11 +18,12 @@ from ..atomic import write_bytes
 from ..data.dataset import Dataset, ImageLabels
 from ..errors import BadInput, IncompleteRun
 from ..measure.planes import ImagePlanes, LabelRules, image_planes
-from ..store.partials import load_arrays, under_prefix, with_prefix
+from ..store.partials import load_arrays
 from ..store.rundir import RunDir
 from .control import Control
 
-VERSION = 1
+VERSION = 2
+FIELDS = tuple(field.name for field in fields(ImagePlanes))
 
 
 class LabelPlanes:
@@ -102,10 +103,16 @@ class LabelPlanes:
 
 
 def save_planes(path: Path, planes: list[ImagePlanes], images: NDArray[np.int64]) -> None:
-    """Save the planes of some images, compressed: mostly runs of zeros and ones."""
+    """Save the planes of some images, compressed: mostly runs of zeros and ones.
+
+    Each field of all images end to end, with each image's shape of it: an array in a file of its own costs more than
+    what is in it.
+    """
     arrays: dict[str, NDArray[Any]] = {"images": images}
-    for i, image in enumerate(planes):
-        arrays |= with_prefix(str(i), {f.name: np.asarray(getattr(image, f.name)) for f in fields(ImagePlanes)})
+    for name in FIELDS:
+        parts = [np.asarray(getattr(image, name)) for image in planes]
+        arrays[name] = np.concatenate([part.ravel() for part in parts])
+        arrays[f"{name}/shape"] = np.array([part.shape for part in parts], np.int64)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
@@ -115,11 +122,17 @@ def unpack_planes(arrays: dict[str, NDArray[Any]], images: NDArray[np.int64]) ->
     """Inverse of `save_planes`; ValueError for other images or missing parts."""
     if "images" not in arrays or not np.array_equal(arrays["images"], images):
         raise ValueError("planes of other images")
-    found = []
-    for i in range(len(images)):
-        parts = under_prefix(str(i), arrays)
-        if parts.keys() != {f.name for f in fields(ImagePlanes)}:
+    if arrays.keys() != {"images", *FIELDS, *(f"{name}/shape" for name in FIELDS)}:
+        raise ValueError("planes are cut")
+    split: dict[str, list[NDArray[Any]]] = {}
+    for name in FIELDS:
+        shapes = arrays[f"{name}/shape"]
+        ends = np.cumsum(shapes.prod(axis=1))
+        if len(shapes) != len(images) or ends[-1] != len(arrays[name]):
             raise ValueError("planes are cut")
-        rows, columns = parts.pop("shape").tolist()
-        found.append(ImagePlanes(shape=(rows, columns), **parts))
-    return found
+        parts = np.split(arrays[name], ends[:-1])
+        split[name] = [part.reshape(shape) for part, shape in zip(parts, shapes.tolist(), strict=True)]
+    return [
+        ImagePlanes(shape=tuple(split["shape"][i].tolist()), **{name: split[name][i] for name in FIELDS[1:]})
+        for i in range(len(images))
+    ]
