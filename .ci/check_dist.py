@@ -5,14 +5,13 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+PACKAGED = (".py", ".pyi", ".safetensors", ".json", ".html", ".css", ".js")
 dist = Path(sys.argv[1])
 (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
 in_wheel = set(zipfile.ZipFile(wheel).namelist())
 with tarfile.open(sdist) as archive:
     in_sdist = {name.partition("/")[2] for name in archive.getnames()}
-sources = {
-    str(p.relative_to("src")) for p in Path("src").rglob("*") if p.suffix in (".py", ".pyi", ".safetensors", ".json")
-}
+sources = {str(p.relative_to("src")) for p in Path("src").rglob("*") if p.suffix in PACKAGED}
 sources = {name for name in sources if ".egg-info" not in name}
 missing = sources - in_wheel | {"streamdissect/py.typed"} - in_wheel
 kernels = {name for name in in_wheel if name.startswith("streamdissect/kernels/_") and name.endswith((".so", ".pyd"))}

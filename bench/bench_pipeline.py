@@ -15,10 +15,10 @@ from streamdissect.stages.forward import iter_images, torch_threads
 from .street import DATA, MIDDLE, MODEL, SIZE, WEIGHTS, is_there
 
 LAYERS = ["features.14.expand.act", "features.18.conv"]
-N_IMAGES, THREADS = 128, 2
-"""The last is also the number of decoding workers' default."""
+N_IMAGES, THREADS = 367, 2
+"""All of them. The last is also the number of decoding workers' default."""
 
-pytestmark = pytest.mark.skipif(not is_there(), reason="no shared test data")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not is_there(), reason="no shared test data")]
 
 
 def options():
@@ -50,7 +50,7 @@ def extract_and_score(work, folder):
     return sd.score(extract(work, folder).path, threads=THREADS)
 
 
-@pytest.mark.benchmark(min_rounds=3, max_time=1, warmup=False)
+@pytest.mark.benchmark(min_rounds=2, max_time=1, warmup=False)
 @pytest.mark.parametrize("contender", ["extract", "bare forward", "extract and score"])
 def test_pipeline(benchmark, contender):
     work = model()

@@ -19,6 +19,7 @@ FLOORS = [
     {"measure"},
     {"data", "figures", "models", "store"},
     {"stages"},
+    {"reporting"},
     {"cli"},
     {"__init__", "__main__"},
 ]

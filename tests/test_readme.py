@@ -148,7 +148,7 @@ def test_the_commands_of_try_it_are_the_ones_ci_runs():
     first, second, demo = (text for _, text in blocks("Try it"))
     assert first.strip().endswith("-m streamdissect demo") and second.strip().endswith("-m pytest")
     assert len(first.strip().splitlines()) == len(second.strip().splitlines()) == 1
-    assert [line.split()[1] for line in demo.splitlines()] == ["extract", "score"]
+    assert [line.split()[1] for line in demo.splitlines()] == ["extract", "score", "report"]
 
 
 def test_every_option_the_readme_names_exists():

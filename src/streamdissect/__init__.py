@@ -16,15 +16,19 @@ if TYPE_CHECKING:
     from .data.dataset import Concepts, Dataset, ImageLabels
     from .data.opening import open_dataset
     from .errors import BadInput, IncompleteRun, Stopped, StorageFailure, StreamdissectError
+    from .measure.comparison import Comparison
     from .measure.composition import Robustness
     from .measure.dissection import Dissection, LayerDissection
     from .measure.perturbations import Draw, Perturbation
     from .measure.warps import Warp
     from .options import ExtractOptions, ScoreOptions
     from .perturboptions import PerturbOptions, ShowOptions
+    from .reporting.comparison import compare
+    from .reporting.demo import demo
+    from .reporting.writing import Report, report
+    from .stages.arrays import record
     from .stages.audit import audit
     from .stages.capture import capture
-    from .stages.demo import demo, synth
     from .stages.extract import extract
     from .stages.listing import layers
     from .stages.masks import masks
@@ -36,11 +40,13 @@ if TYPE_CHECKING:
     from .stages.score import score, score_partial
     from .stages.scoring import Partial
     from .stages.show import Shown, show
+    from .stages.synth import synth
     from .stages.upkeep import clean, info, verify
     from .store.rundir import RunDir
 
 HOMES = {
     "BadInput": "errors",
+    "Comparison": "measure.comparison",
     "Concepts": "data.dataset",
     "Dataset": "data.dataset",
     "Dissection": "measure.dissection",
@@ -53,6 +59,7 @@ HOMES = {
     "PcaOptions": "alignmentoptions",
     "PerturbOptions": "perturboptions",
     "Perturbation": "measure.perturbations",
+    "Report": "reporting.writing",
     "Robustness": "measure.composition",
     "RotateOptions": "alignmentoptions",
     "RunDir": "store.rundir",
@@ -66,7 +73,8 @@ HOMES = {
     "audit": "stages.audit",
     "capture": "stages.capture",
     "clean": "stages.upkeep",
-    "demo": "stages.demo",
+    "compare": "reporting.comparison",
+    "demo": "reporting.demo",
     "extract": "stages.extract",
     "info": "stages.upkeep",
     "layers": "stages.listing",
@@ -76,17 +84,20 @@ HOMES = {
     "pack": "stages.packing",
     "pca": "stages.pca",
     "perturb": "stages.perturb",
+    "record": "stages.arrays",
+    "report": "reporting.writing",
     "rotate": "stages.rotate",
     "score": "stages.score",
     "score_partial": "stages.score",
     "show": "stages.show",
-    "synth": "stages.demo",
+    "synth": "stages.synth",
     "verify": "stages.upkeep",
 }
 """Module of each public name; torch and the like are imported with the first name that needs them."""
 
 __all__ = [
     "BadInput",
+    "Comparison",
     "Concepts",
     "Dataset",
     "Dissection",
@@ -99,6 +110,7 @@ __all__ = [
     "PcaOptions",
     "PerturbOptions",
     "Perturbation",
+    "Report",
     "Robustness",
     "RotateOptions",
     "RunDir",
@@ -112,6 +124,7 @@ __all__ = [
     "audit",
     "capture",
     "clean",
+    "compare",
     "demo",
     "extract",
     "info",
@@ -122,6 +135,8 @@ __all__ = [
     "pack",
     "pca",
     "perturb",
+    "record",
+    "report",
     "rotate",
     "score",
     "score_partial",

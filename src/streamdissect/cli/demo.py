@@ -1,4 +1,4 @@
-"""Extract and score with the defaults: the network that comes with the package on built-in scenes."""
+"""Extract, score and report with the defaults: the network that comes with the package on built-in scenes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..options import ExtractOptions
-    from ..stages.demo import demo
+    from ..reporting.demo import demo
 
     out = values.get("out", "demo")
-    output.note(f"demo stands for:\n  streamdissect extract --out {out}\n  streamdissect score {out}")
+    stands = (f"extract --out {out}", f"score {out}", f"report {out}")
+    output.note("demo stands for:" + "".join(f"\n  streamdissect {words}" for words in stands))
     given = {key: values[key] for key in ("threads", "memory", "overwrite") if key in values}
     result = demo(out, options=ExtractOptions(**given), control=control)
     output.show_scored(result, out, None, bool(values.get("json")))
+    if not values.get("json"):
+        output.show(f"report: {out}/report/index.html")
     return 0

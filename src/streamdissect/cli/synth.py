@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
-    from ..stages.demo import synth
+    from ..stages.synth import synth
 
     given = {name: values[key] for key, name in (("images", "n"), ("seed", "seed"), ("size", "size")) if key in values}
     made = synth(values["out"], **given)

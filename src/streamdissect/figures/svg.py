@@ -169,20 +169,33 @@ def bar_chart(
     names: Sequence[str],
     stacks: Sequence[tuple[str, Sequence[float]]],
     y_label: str,
+    *,
+    bar_width: float | None = None,
 ) -> str:
-    """Bars side by side, each a stack of parts; `stacks`: (name, its part of each bar)."""
+    """Bars side by side, each a stack of parts.
+
+    Parameters
+    ----------
+    stacks : sequence of (str, sequence of float)
+        A name, and its part of each bar.
+    bar_width : float, optional
+        Pixels from a bar to the next, for charts that grow with their bars; by default all fit into one width.
+    """
     heights = [sum(values[i] for _, values in stacks) for i in range(len(names))]
-    slanted = max(map(len, names), default=0) * CHARACTER > (WIDTH - LEFT - RIGHT) / max(len(names), 1)
+    width = WIDTH if bar_width is None else round(LEFT + RIGHT + bar_width * len(names))
+    slanted = max(map(len, names), default=0) * CHARACTER > (width - LEFT - RIGHT) / max(len(names), 1)
     bottom = 60 + int(0.72 * CHARACTER * max(map(len, names), default=0)) if slanted else BOTTOM
-    frame = Frame((-0.5, max(len(names), 1) - 0.5), range_of(heights), WIDTH, HEIGHT + bottom - BOTTOM, bottom)
+    frame = Frame((-0.5, max(len(names), 1) - 0.5), range_of(heights), width, HEIGHT + bottom - BOTTOM, bottom)
     parts = [axes(frame, "", y_label, names)]
-    width = frame.x(0.76) - frame.x(0)
+    box_width = frame.x(0.76) - frame.x(0)
     for i, name in enumerate(names):
         base = 0.0
         for j, (part, values) in enumerate(stacks):
+            if not values[i]:
+                continue
             top, low = frame.y(base + values[i]), frame.y(base)
             about = f"<title>{escape(f'{name}, {part}: {values[i]:g}')}</title>"
-            box = f'x="{frame.x(i) - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{low - top:.1f}"'
+            box = f'x="{frame.x(i) - box_width / 2:.1f}" y="{top:.1f}" width="{box_width:.1f}" height="{low - top:.1f}"'
             parts.append(f'<rect {box} fill="{colour(j)}">{about}</rect>')
             base += values[i]
     parts.append(legend(frame, [name for name, _ in stacks]))
