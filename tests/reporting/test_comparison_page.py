@@ -37,7 +37,7 @@ class Parts(HTMLParser):
     def handle_data(self, data):
         self.texts.append(data)
         if self._cell is not None:
-            self._cell += data
+            self._cell += data.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def member(group, run, detectors, best, layer="act"):

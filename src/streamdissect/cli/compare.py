@@ -16,7 +16,7 @@ from . import arguments, output
 
 OPTIONS = (
     arguments.Option("--layers", "names or globs of the runs' layers [all]", metavar="NAME", words=-1),
-    next(option for option in arguments.SCORE if option.flag == "--name"),
+    arguments.Option("--name", "the scoring of that name in every run [the main one]", metavar="NAME"),
     arguments.Option("--out", "folder of the page and the tables [./compare]", metavar="OUT"),
     *arguments.COMMON,
 )

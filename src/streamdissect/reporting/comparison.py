@@ -15,7 +15,7 @@ from ..stages.compare import Groups, compare_runs
 from ..stages.control import Control
 from ..store.comparison import FILE, TABLES, save_comparison
 from .pages import Page, Site
-from .tables import Figure, figure
+from .tables import Figure, figure, together
 from .writing import replacing_folder
 
 LABELS = {
@@ -132,7 +132,7 @@ def rule_text(rule: Mapping[str, Any], upsample: str) -> str:
 def overview_row(row: Row) -> dict[str, Any]:
     """A group and layer in the counts that every run has."""
     names = ("detectors", "detector_share", "unique_top", MAIN, "unique_any", "mean_best_iou")
-    cells = [spread_text(row.spread(name)) for name in names]
+    cells = [together(spread_text(row.spread(name))) for name in names]
     return {"group": row.group, "layer": row.layer, "runs": len(row.members), "units": row.units, "cells": cells}
 
 
@@ -212,12 +212,12 @@ def difference_row(each: Difference, was: Spread | None, now: Spread | None) -> 
     has_error = each.standard_error == each.standard_error
     return {
         "label": label_of(each.measure),
-        "was": spread_text(was),
-        "now": spread_text(now),
+        "was": together(spread_text(was)),
+        "now": together(spread_text(now)),
         "was_values": listed(was),
         "now_values": listed(now),
-        "difference": f"{each.difference:+.3g}" + (f" ± {each.standard_error:.2g}" if has_error else ""),
-        "interval": f"{each.low:.3g} to {each.high:.3g}" if each.low == each.low else "",
+        "difference": together(f"{each.difference:+.3g}" + (f" ± {each.standard_error:.2g}" if has_error else "")),
+        "interval": together(f"{each.low:.3g} to {each.high:.3g}") if each.low == each.low else "",
     }
 
 

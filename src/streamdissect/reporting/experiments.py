@@ -34,7 +34,7 @@ from ..store.alignment import load_alignment, load_rotations
 from ..store.robustness import load_robustness
 from ..store.rundir import RunDir
 from .pages import Page
-from .tables import Figure, Section, Table, figure, make_table, with_std
+from .tables import Figure, Section, Table, figure, make_table, together, with_std
 
 ROBUST = ("survival", "same_top", "retention", "consistency", "firing_ratio", "correlation", "spearman")
 """Columns of the first table of perturbations; the second has the counts."""
@@ -125,11 +125,6 @@ def perturb_values(found: Robustness) -> dict[str, Any]:
         "thresholds": thresholds,
         "parts": [Section("All layers", "", (), tuple(curves)), *parts],
     }
-
-
-def together(text: str) -> str:
-    """A name that is not broken over lines."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def settings_by_kind(found: Robustness) -> dict[str, list[int]]:

@@ -92,3 +92,8 @@ def with_std(mean: float, std: float) -> str:
     if all(value == round(value) for value in both):
         places = 0
     return "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}".join(f"{value:.{places}f}" for value in both)
+
+
+def together(text: str) -> str:
+    """A text that is not broken over lines."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
