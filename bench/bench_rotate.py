@@ -36,7 +36,7 @@ def rotate(work, sets):
     """Thresholds and counters of some rotations, as `rotate` finds them."""
     layer = work.layers[0]
     passes = DirectedPasses(work.maps, layer, N_IMAGES, work.options.memory, THREADS, Control())
-    found = passes.thresholds(sets, [work.tail], keep_maps=True)
+    found = passes.thresholds(sets, [work.tail], keep_maps=range(len(sets)))
     cuts = [each.thresholds[work.tail].threshold for each in found]
     return cuts, count_directed(work, 0, sets, cuts, Control(), kept=[each.candidates for each in found])
 

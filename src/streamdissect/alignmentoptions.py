@@ -21,6 +21,7 @@ CONTROLS = (
 )
 SAMPLES = ("pixel", "weighted", "masked-mean", "image-max", "image-mean")
 NULLS = ("analytic", "subsets")
+PHI = "0.5"
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class PcaOptions(CommonOptions):
     """Names or globs; none: all layers of the run."""
     concepts: tuple[str, ...] = ("all",)
     samples: str = "pixel"
-    phi: str = "0.5"
-    """Share of a cell that the concept covers at least; `0+`: any."""
+    phi: str = PHI
+    """Share of a cell that the concept covers at least, for samples `pixel`; `0+`: any."""
     centred: bool = False
     """Whether the verdict, the tables and the pseudo-unit are of the centred variant."""
     null: str = "analytic"
@@ -69,7 +70,7 @@ class PcaOptions(CommonOptions):
     """Draws of the null `subsets`."""
     min_images: int = 10
     seed: int = 0
-    """Of the subsets, and of the half of the images that fits."""
+    """Of the subsets."""
     name: str | None = None
     """Of the scoring."""
 
@@ -80,6 +81,9 @@ class PcaOptions(CommonOptions):
         check_choice("samples", self.samples, SAMPLES)
         check_choice("null", self.null, NULLS)
         object.__setattr__(self, "phi", as_phi(self.phi))
+        if self.samples != "pixel" and self.phi != PHI:
+            got, remedy = f"{self.phi} with --samples {self.samples}", "leave it out"
+            raise BadInput("--phi", got, "no share where samples are not single cells (pixel)", remedy)
         for name in ("subsets", "min_images"):
             check_number(name, getattr(self, name), 1)
         check_number("seed", self.seed, 0)

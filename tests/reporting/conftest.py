@@ -1,14 +1,10 @@
 """A small run whose names try to break pages, and its report."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 import streamdissect as sd
 
-sys.path.insert(0, str(Path(__file__).parent))
-from reported import LAYERS, NETS, write_folder
+from .reported import LAYERS, NETS, write_folder
 
 
 @pytest.fixture(scope="session")

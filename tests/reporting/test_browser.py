@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +9,7 @@ from numpy.testing import assert_array_equal
 
 import streamdissect as sd
 
-sys.path.insert(0, str(Path(__file__).parent))
-from reported import EVIL, LAYERS, read_script
+from .reported import EVIL, LAYERS, read_script
 
 pytestmark = pytest.mark.browser
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")

@@ -1,8 +1,5 @@
 """Outlines hold the pixels of their masks, all of them and no others."""
 
-import sys
-from pathlib import Path
-
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -12,8 +9,7 @@ from numpy.testing import assert_array_equal
 
 from streamdissect.reporting.outlines import outline
 
-sys.path.insert(0, str(Path(__file__).parent))
-from reported import fill
+from .reported import fill
 
 
 @given(mask=hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))

@@ -1,9 +1,7 @@
 """Parts of the report that are simpler to test alone: what fits, charts, names, distributions."""
 
 import re
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -21,8 +19,7 @@ from streamdissect.reporting.repeating import command
 from streamdissect.reporting.sizes import LEAST_IMAGES, SIDES, plan_pictures
 from streamdissect.reporting.spreads import LEAST, bars_of, small_spread
 
-sys.path.insert(0, str(Path(__file__).parent))
-from reported import LAYERS
+from .reported import LAYERS
 
 
 def test_few_images_are_large_and_many_small():

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,8 +20,7 @@ from streamdissect.measure.fieldmap import AxisField
 from streamdissect.measure.upsample import axis_weights
 from streamdissect.stages.control import Control
 
-sys.path.insert(0, str(Path(__file__).parent))
-from reported import CONCEPTS, EVIL, LAYERS, NETS, PICTURE, fill, parse, read_script
+from .reported import CONCEPTS, EVIL, LAYERS, NETS, PICTURE, fill, parse, read_script
 
 
 def pages_of(made):

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ from streamdissect.cli import main
 from streamdissect.measure.comparison import detected_concepts, measure_layer
 from streamdissect.stages.compare import ask, compare_runs
 
-sys.path.insert(0, str(Path(__file__).parent))
-from planted import N_UNITS, planted_maps, scenes, store_maps
+from .planted import N_UNITS, planted_maps, scenes, store_maps
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,5 @@
 """Directions scored as if they were units, from the stored activations."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -12,8 +9,7 @@ import streamdissect as sd
 from streamdissect.cli import main
 from streamdissect.measure.rotations import haar_rotation, permutation
 
-sys.path.insert(0, str(Path(__file__).parent))
-from planted import planted_maps, scenes, store_maps
+from .planted import planted_maps, scenes, store_maps
 
 LAYERS = ["block1.act", "block2.conv"]
 

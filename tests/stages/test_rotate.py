@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import h5py
@@ -16,10 +14,11 @@ import streamdissect as sd
 from streamdissect.cli import main
 from streamdissect.measure.rotations import RotationPowers, haar_rotation
 from streamdissect.measure.rotationset import ARRAYS, COUNTS, HAAR
+from streamdissect.stages.alignment_figures import draw_rotations
 from streamdissect.stages.control import Control
+from streamdissect.store.alignment import load_rotations
 
-sys.path.insert(0, str(Path(__file__).parent))
-from planted import N_UNITS, SINGLE, planted_maps, scenes, store_maps
+from .planted import N_UNITS, SINGLE, planted_maps, scenes, store_maps
 
 CONTROLS = ("permutation", "scaling", "signed-permutation", "givens", "pca", "near-identity", "standardised")
 FEW = {"alphas": (0, 0.5, 1), "seeds": 3, "seeds_between": 2}
@@ -41,6 +40,13 @@ def run(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(run, data):
     return sd.rotate(run, data, **FEW, controls=(*CONTROLS, "relu-after"))
+
+
+@pytest.fixture
+def no_libraries(monkeypatch):
+    """All of the memory is for the work, however little it is."""
+    monkeypatch.setattr("streamdissect.stages.scored_work.LIBRARIES", 0)
+    monkeypatch.setattr("streamdissect.stages.rotate.POWER_MATRICES", 0)
 
 
 def copy_of(run, tmp_path):
@@ -132,7 +138,12 @@ def test_rotated_thresholds_and_counts_are_those_of_the_definition(run, data, fo
             assert_array_equal(getattr(layer, name)[row], getattr(scored, name), err_msg=name)
 
 
-def test_results_do_not_depend_on_workers_memory_or_threads(run, data, tmp_path):
+def test_too_little_memory_is_refused_with_numbers(run, data, tmp_path):
+    with pytest.raises(sd.BadInput, match=r"expected at least 218214400: 218103808 of libraries, 110592 of a rotation"):
+        sd.rotate(copy_of(run, tmp_path), data, memory=218_214_399)
+
+
+def test_results_do_not_depend_on_workers_memory_or_threads(run, data, tmp_path, no_libraries):
     plain = sd.rotate(copy_of(run, tmp_path / "plain"), data, **FEW, threads=2)
     for i, named in enumerate([{"memory": 60_000, "threads": 1}, {"memory": 400_000, "threads": 3}]):
         assert_same(plain, sd.rotate(copy_of(run, tmp_path / str(i)), data, **FEW, **named))
@@ -155,7 +166,7 @@ class Stopping(Control):
         super().check()
 
 
-def test_a_stopped_experiment_goes_on(run, data, found, tmp_path):
+def test_a_stopped_experiment_goes_on(run, data, found, tmp_path, no_libraries):
     out = copy_of(run, tmp_path)
     finished = []
     for n in (3, 30, 40):
@@ -187,6 +198,28 @@ def test_files_hold_what_is_returned(run, found):
     circles = [each for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("circle")]
     n_uniform = sum(each.kind == HAAR for each in found.layers["act"].rotations)
     assert len(circles) == n_uniform + 1  # a dot for each rotation, one in the legend
+
+
+def test_what_was_written_is_read_again_whole(run, found, tmp_path):
+    read = load_rotations(run / "rotate")
+    assert_same(found, read)
+    assert repr(read.summary()) == repr(found.summary())
+    assert (read.concept_name, read.category_name) == (found.concept_name, found.category_name)
+    assert read.about == found.about and read.layers["act"].attributes == found.layers["act"].attributes
+    draw_rotations(read, tmp_path)
+    for chart in (run / "rotate" / "figures").iterdir():
+        assert (tmp_path / chart.name).read_text() == chart.read_text()
+
+
+def test_a_damaged_file_is_refused(run, tmp_path):
+    with pytest.raises(sd.BadInput, match="run: streamdissect rotate"):
+        load_rotations(tmp_path)
+    shutil.copy(run / "rotate" / "rotate.h5", tmp_path)
+    with h5py.File(tmp_path / "rotate.h5", "r+") as file:
+        del file["layers/act/counts"]
+        file["layers/act/counts"] = np.zeros((1, 4), np.int64)
+    with pytest.raises(sd.IncompleteRun, match="counts has 1 rows"):
+        load_rotations(tmp_path)
 
 
 def test_other_terms_need_a_new_start(run, data, found):

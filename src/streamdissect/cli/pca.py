@@ -17,7 +17,7 @@ OPTIONS = (
     arguments.Option("--layers", "names or globs of the run's layers [all]", metavar="NAME", words=-1),
     arguments.Option("--concepts", "names by commas or repeated, or all [all]", metavar="NAME", words=-1),
     arguments.Option("--samples", "what a concept's samples are [pixel]", choices=SAMPLES),
-    arguments.Option("--phi", "share of a cell that a concept covers at least, or 0+ [0.5]", as_phi, metavar="PHI"),
+    arguments.Option("--phi", "of a cell, covered, to be a pixel sample; 0+: any [0.5]", as_phi, metavar="PHI"),
     arguments.Option("--centred", "about the concept's own mean, not the dataset's", words=0),
     arguments.Option("--null", "a random axis; subsets: random images too, B passes or so [analytic]", choices=NULLS),
     arguments.Option("--subsets", "random subsets of each concept [200]", arguments.whole("--subsets", 1), metavar="B"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -40,19 +40,25 @@ class ConceptMoments:
         self.m2 = np.zeros((n_units, n_units))
         """(K, K) sum of w (x - mean) (x - mean)^T."""
 
-    def add(self, samples: NDArray[Any], weights: NDArray[np.float64] | None = None, n_images: int = 1) -> None:
-        """Take in samples (S, K) of so many images, with weights (S,) above 0 or all of weight 1."""
+    def add(
+        self,
+        samples: NDArray[Any] | Sequence[NDArray[Any]],
+        weights: NDArray[np.float64] | None = None,
+        n_images: int = 1,
+    ) -> None:
+        """Take in samples (S, K), one array or several, of so many images; weights (S,) above 0, or all of them 1."""
+        parts = [samples] if isinstance(samples, np.ndarray) else samples
         part = ConceptMoments.__new__(ConceptMoments)
-        part.n_samples = len(samples)
+        part.n_samples = sum(map(len, parts))
         if part.n_samples == 0:
             return
         import torch
 
         part.n_images = n_images
-        values = torch.empty(samples.shape, dtype=torch.float64)
+        values = torch.empty((part.n_samples, len(self.mean)), dtype=torch.float64)
         centred = values.numpy()
-        centred[...] = samples
-        part.weight = float(len(samples) if weights is None else weights.sum())
+        np.concatenate(parts, out=centred)
+        part.weight = float(part.n_samples if weights is None else weights.sum())
         if weights is None:
             part.mean = centred.sum(axis=0) / part.weight
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,13 +73,13 @@ def concept_cover(
 
 
 def draw_samples(
-    maps: NDArray[np.float64], cover: NDArray[np.float64], samples: str, least_cover: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    maps: NDArray[Any], cover: NDArray[np.float64], samples: str, least_cover: float
+) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
     """The samples of one image that has a concept.
 
     Parameters
     ----------
-    maps : float64 (K, cells)
+    maps : (K, cells)
     cover : float64 (cells,)
         Share of each cell that the concept covers.
     samples : str
@@ -87,8 +88,8 @@ def draw_samples(
 
     Returns
     -------
-    float64 (S, K), float64 (S,) or None
-        Samples, none where no cell is covered so far; their weights, where they have any.
+    (S, K), float64 (S,) or None
+        Samples, none where no cell is covered so far; their weights, where they have any. Means are float64.
     """
     if samples == "pixel":
         least = least_cover - ROUNDING if least_cover > 0 else ROUNDING
@@ -96,7 +97,7 @@ def draw_samples(
     if samples == "image-max":
         return maps.max(axis=1)[None, :], None
     if samples == "image-mean":
-        return maps.mean(axis=1)[None, :], None
+        return maps.mean(axis=1, dtype=np.float64)[None, :], None
     covered = cover > ROUNDING
     if samples == "weighted":
         return maps[:, covered].T, cover[covered]

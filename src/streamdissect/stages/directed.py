@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,9 +188,11 @@ class DirectedPasses:
         n_top: int = 1,
         meter: Meter | None = None,
         *,
-        keep_maps: bool = False,
+        keep_maps: Container[int] = (),
     ) -> list[Found]:
-        """Exact thresholds of all directions, the images of their largest values and, to be counted, the maps above.
+        """Exact thresholds of all directions and the images of their largest values.
+
+        Of the sets at the positions `keep_maps` also the maps that may exceed them, to be counted.
 
         A pass over the activations for as many sets as the memory holds; where not even one set's largest values fit,
         they are sketched, and a second pass makes the thresholds exact.
@@ -201,9 +203,7 @@ class DirectedPasses:
         step = together(self._layer, sets, capacity, self._memory)
         for start in range(0, len(sets), step):
             some = sets[start : start + step]
-            kept: list[Candidates | None] = [None] * len(some)
-            if keep_maps:
-                kept = [self._candidates(directions, capacity) for directions in some]
+            kept = [self._candidates(each, capacity) if i in keep_maps else None for i, each in enumerate(some, start)]
             found += self._gather(some, tails, capacity, n_top, meter, kept)
         return found
 
@@ -329,17 +329,11 @@ def count_directed(
     remembered = {i: each for i, each in enumerate(kept) if each is not None}
     anew = [i for i in range(len(sets)) if i not in remembered]
     most = min(MOST_CHUNK_BYTES, options.memory // CHUNK_PART) // growth(layer, sets)
-    how = work.how() | {"backend": work.chooser(position), "device": None}
     room = Room(layer.grid)
 
     def count(i: int, part: range, directed: NDArray[Any], images: Sequence[ImagePlanes], threads: int) -> None:
-        weights = {shape: work.weights(position, shape) for shape in {image.shape for image in images}}
-        for kind in range(n_kinds):
-            chosen = np.flatnonzero(kinds[part.start : part.stop] == kind)
-            if len(chosen):
-                some = directed if len(chosen) == len(directed) else directed[chosen]
-                labels = [images[j] for j in chosen.tolist()]
-                counters[i][kind].add(some, thresholds[i], labels, weights, threads=threads, **how)
+        kind = kinds[part.start : part.stop]
+        count_apart(work, position, counters[i], kind, directed, thresholds[i], images, threads)
 
     def count_anew(i: int, threads: int, part: range, maps: NDArray[Any], images: Sequence[ImagePlanes]) -> None:
         with room.lent(len(part), sets[i]) as out:
@@ -363,6 +357,26 @@ def count_directed(
                 for_all(list(remembered), options.threads, partial(count_kept, part=part, images=planes), pool)
                 advance(meter, len(part) * len(remembered))
     return counters
+
+
+def count_apart(
+    work: Scoring,
+    position: int,
+    counters: Sequence[Counters],
+    kinds: NDArray[np.int64],
+    maps: NDArray[Any],
+    thresholds: NDArray[np.float32],
+    images: Sequence[ImagePlanes],
+    threads: int,
+) -> None:
+    """Count maps (B, D, h, w), each image into the counters of its kind (B,)."""
+    weights = {shape: work.weights(position, shape) for shape in {image.shape for image in images}}
+    how = work.how() | {"backend": work.chooser(position), "device": None}
+    for kind, into in enumerate(counters):
+        chosen = np.flatnonzero(kinds == kind)
+        if len(chosen):
+            some = maps if len(chosen) == len(maps) else maps[chosen]
+            into.add(some, thresholds, [images[j] for j in chosen.tolist()], weights, threads=threads, **how)
 
 
 def advance(meter: Meter | None, n: int) -> None:

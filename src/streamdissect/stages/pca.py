@@ -18,28 +18,35 @@ from ..errors import BadInput
 from ..measure.alignment import KEPT, AlignmentStatistics, Spectrum, absent, describe, exclusivity, standardised_moment
 from ..measure.alignmentresult import VARIANTS, Alignment, LayerAlignment, Variant
 from ..measure.betas import benjamini_hochberg
+from ..measure.carriers import FIT, HELD
 from ..measure.concept_moments import ConceptMoments
+from ..measure.counters import Counters
 from ..measure.directions import Directions
 from ..options import RUN, with_options
 from ..store.alignment import save_alignment
-from ..store.claims import Claims
-from ..store.partials import Ledger, load_arrays, save_arrays
+from ..store.partials import Ledger, load_arrays, save_arrays, under_prefix, with_prefix
 from ..store.rundir import RunDir
 from ..tally import Arrays
 from .alignment_figures import draw_alignment
 from .blocks import blocks_of
 from .control import Control, Meter
 from .pca_carriers import Fitted, find_carriers, pack_carriers, pseudo_units, unpack_carriers
-from .pca_moments import Drawn, Gathered, draw_subset, gather_moments, gather_subsets, left_out
-from .scored_work import ScoredWork, keep_experiment, open_scored_work
-from .shards import iter_claimed, own_shards
+from .pca_moments import (
+    Drawn,
+    Gathered,
+    draw_subset,
+    gather_moments,
+    gather_subsets,
+    left_out,
+    moments_bytes,
+    plan_memory,
+)
+from .scored_work import ScoredWork, finish_items, keep_experiment, open_scored_work
 
 MOST_TOGETHER = 32
 """Concepts that share a read of the activations."""
 LEADING = 3
 """Units of each concept whose top images are named."""
-MOMENTS_PART = 8
-"""Part of the memory that their moments may take."""
 
 Item = tuple[int, tuple[int, ...]]
 """Position of a layer, and places of the concepts of one read."""
@@ -98,8 +105,7 @@ def pca(
     made = keep_experiment(ledger, work.folder("pca"), experiment.settings(), options)
     items = experiment.items(int(made["together"]))
     ledger = work.ledger("pca", len(items))
-    look_at_items(experiment, items, ledger, control)
-    if ledger.missing():
+    if not look_at_items(experiment, items, ledger, control):
         return None
     result = gather(experiment, items, ledger, control)
     save_alignment(work.folder("pca"), result)
@@ -121,12 +127,12 @@ class Experiment:
         names = self.work.result.image_name
         self.half_of = blocks_of(names, 2, "name")
         """(N,) whether the image is fitted to, 0, or judges, 1."""
+        self.plans = {each: plan_memory(self.work, each, self.options.threads) for each in self.positions}
+        """Of each layer."""
 
     def settings(self) -> dict[str, Any]:
         """What the result depends on, and how the work is cut, ready for JSON."""
         options = self.options
-        n_units = max(self.work.scoring.layers[position].n_units for position in self.positions)
-        room = options.memory // MOMENTS_PART // (2 * 8 * n_units**2)
         return {
             "layers": [self.work.scoring.layers[position].name for position in self.positions],
             "concepts": self.columns,
@@ -134,7 +140,7 @@ class Experiment:
             "seed": options.seed if options.null == "subsets" else None,
             "subsets": options.subsets if options.null == "subsets" else None,
             "scoring": self.work.scoring.settings,
-            "together": max(1, min(MOST_TOGETHER, room)),
+            "together": min(MOST_TOGETHER, *(plan.together for plan in self.plans.values())),
         }
 
     def items(self, together: int) -> list[Item]:
@@ -171,25 +177,28 @@ def find_concepts(work: ScoredWork, names: Sequence[str]) -> list[int]:
     return found
 
 
-def look_at_items(experiment: Experiment, items: list[Item], ledger: Ledger, control: Control) -> None:
-    """Do every item that is this worker's, unclaimed and not finished."""
-    options, n_images = experiment.options, len(experiment.half_of)
-    total = n_images * len(own_shards(len(items), options.shard))
-    with Claims(ledger.claims_folder) as claims, control.metering("pca", total, "image") as meter:
-        for item, is_mine in iter_claimed(len(items), options.shard, ledger.is_done, claims, control):
-            if not is_mine:
-                meter.advance(n_images)
-                continue
-            arrays = look_at(experiment, *items[item], control, meter)
-            ledger.commit(item, {"file": save_arrays(ledger.data_path(item), arrays)})
-            claims.forget(item)
+def look_at_items(experiment: Experiment, items: list[Item], ledger: Ledger, control: Control) -> bool:
+    """Do every item that is this worker's, unclaimed and not finished; gives whether all are now."""
+
+    def find(item: int, meter: Meter) -> Arrays:
+        return look_at(experiment, *items[item], control, meter)
+
+    costs = [len(experiment.half_of)] * len(items)
+    return finish_items(ledger, costs, experiment.options, ("pca", "image"), find, control)
 
 
 def look_at(experiment: Experiment, position: int, places: tuple[int, ...], control: Control, meter: Meter) -> Arrays:
     """Directions of some concepts of a layer: one pass, and those of the subsets where they are asked for."""
     work, options = experiment.work, experiment.options
     columns = [experiment.columns[place] for place in places]
-    found = gather_moments(work, position, columns, experiment.half_of, options, control, meter)
+    is_first = 0 in places  # the units need counting once
+    halves = experiment.half_of
+    plan, n_units = experiment.plans[position], work.scoring.layers[position].n_units
+    needed = plan.working_bytes + len(places) * moments_bytes(n_units)
+    work.require_memory(needed, f"{len(places)} concepts to a read, as it was begun")
+    found = gather_moments(
+        work, position, columns, halves, options, plan.threads, control, meter, counts_units=is_first
+    )
     mean, std = found.units.read()
     excluded = left_out(work, position)
     std[excluded] = mean[excluded] = 0.0
@@ -214,13 +223,16 @@ def look_at(experiment: Experiment, position: int, places: tuple[int, ...], cont
             arrays["fit"] = Spectrum.of(moment, 1).vectors[:, 0]
         return arrays
 
-    with ThreadPoolExecutor(options.threads, thread_name_prefix="directions") as pool:
+    with ThreadPoolExecutor(plan.threads, thread_name_prefix="directions") as pool:
         rows = list(pool.map(analyse, range(len(places))))
+    found.moments.clear()  # the subsets need the room
     if options.null == "subsets":
         draw_subsets(experiment, position, columns, found, (mean, inverse), rows, control)
     arrays: Arrays = {"mean": mean, "std": std}
     for place, row in zip(places, rows, strict=True):
         arrays |= {f"{place}/{name}": array for name, array in row.items()}
+    for half, counters in enumerate(found.counters):
+        arrays |= with_prefix(f"units/{half}", counters.to_arrays())
     return arrays
 
 
@@ -238,7 +250,8 @@ def draw_subsets(
     layer, numbers = work.scoring.layers[position], work.scoring.data.concepts.number
     wanted = [i for i, row in enumerate(rows) if f"{VARIANTS[0]}/values" in row]
     pairs = [(i, trial) for i in wanted for trial in range(options.subsets)]
-    room = max(1, options.memory // MOMENTS_PART // (8 * layer.n_units**2))
+    plan = experiment.plans[position]
+    room = (work.memory - plan.working_bytes) // (8 * layer.n_units**2)
     for i in wanted:
         for name in VARIANTS:
             rows[i][f"{name}/subsets"] = np.zeros(options.subsets)
@@ -250,7 +263,7 @@ def draw_subsets(
             number = int(numbers[columns[i]])
             images = draw_subset(options.seed, number, trial, len(experiment.half_of), found.drawn[i])
             subsets.append((number, trial, images))
-        moments = gather_subsets(work, position, subsets, options, control)
+        moments = gather_subsets(work, position, subsets, options, plan.threads, control)
 
         def leading(job: tuple[tuple[int, int], ConceptMoments]) -> None:
             (i, trial), each = job
@@ -260,7 +273,7 @@ def draw_subsets(
                 loading = float(np.abs(Spectrum.of(moment, 1).vectors[:, 0]).max())
                 rows[i][f"{name}/subsets"][trial] = loading
 
-        with ThreadPoolExecutor(options.threads, thread_name_prefix="subsets") as pool:
+        with ThreadPoolExecutor(plan.threads, thread_name_prefix="subsets") as pool:
             list(pool.map(leading, zip(some, moments, strict=True)))
 
 
@@ -318,7 +331,8 @@ def layer_alignment(
     if kept.exists():
         carriers, top = unpack_carriers(load_arrays(kept))
     else:
-        carriers, top = find_carriers(work, position, n_concepts, fitted, experiment.half_of, control)
+        units = [Counters.from_arrays(under_prefix(f"units/{half}", saved)) for half in (FIT, HELD)]
+        carriers, top = find_carriers(work, position, n_concepts, fitted, units, experiment.half_of, control)
         save_arrays(kept, pack_carriers(carriers, top))
     counts = np.stack([saved[f"{place}/counts"] for place in range(n_concepts)])
     return LayerAlignment(

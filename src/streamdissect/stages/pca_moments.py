@@ -13,13 +13,20 @@ from numpy.typing import NDArray
 from ..alignmentoptions import PcaOptions
 from ..measure.concept_moments import ConceptMoments
 from ..measure.concept_samples import ROUNDING, cell_overlap, concept_cover, draw_samples
+from ..measure.counters import Counters
 from ..measure.fieldmap import AxisField
 from ..measure.planes import ImagePlanes
 from ..quantile import Moments
 from ..quantile.thresholds import NONFINITE
 from .control import Control, Meter
-from .directed import iter_parts
+from .counting import PLANES_TOGETHER
+from .directed import count_apart, iter_parts
 from .scored_work import ScoredWork
+
+CHUNKS_AT_ONCE = 4
+"""As stored: read ahead, decoded and handed out."""
+ANALYSIS_MATRICES = 10
+"""Float64 matrices in memory while a concept's directions are found."""
 
 Drawn = tuple[int, NDArray[np.float64] | None]
 """Cells of an image that a concept drew, and their weights."""
@@ -35,6 +42,43 @@ class Gathered:
     """Of all positions of all images."""
     drawn: list[dict[int, Drawn]] = field(default_factory=list)
     """Of each concept: row of the store -> what it drew there."""
+    counters: list[Counters] = field(default_factory=list)
+    """Of the units, of each half of the images; none where they were not asked for."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How the concepts of a layer share reads of its activations."""
+
+    together: int
+    """Concepts of one read."""
+    threads: int
+    working_bytes: int
+    """Beside the concepts' moments."""
+
+
+def moments_bytes(n_units: int) -> int:
+    """Of a concept: of both halves of the images."""
+    return 2 * 8 * n_units**2
+
+
+def plan_memory(work: ScoredWork, position: int, threads: int) -> MemoryPlan:
+    """As many threads, and then as many concepts to a read, as the memory holds; BadInput where it holds not even one.
+
+    Beside the moments there are chunks as stored, label planes, and of each thread the samples of a chunk, gathered as
+    stored and joined as float64, with their products; afterwards, of each thread the matrices of an analysis.
+    """
+    layer = work.scoring.layers[position]
+    matrix, concept = 8 * layer.n_units**2, moments_bytes(layer.n_units)
+    stored = layer.chunk_images * layer.map_bytes
+    joined = 8 * layer.chunk_images * layer.n_units * layer.grid[0] * layer.grid[1]
+    image = work.scoring.labels.of_image(int(work.scoring.recorded.images[0]))
+    planes = PLANES_TOGETHER * (image.words.nbytes + 8 * image.shape[0] * image.shape[1] // 64)
+    shared = CHUNKS_AT_ONCE * stored + planes
+    each = max(stored + joined + 3 * matrix, ANALYSIS_MATRICES * matrix)
+    work.require_memory(shared + each + concept, f"one concept of {layer.n_units} units on one thread")
+    n = max(1, min(threads, (work.memory - shared - concept) // each))
+    return MemoryPlan((work.memory - shared - n * each) // concept, n, shared + n * each)
 
 
 class Grid:
@@ -67,14 +111,16 @@ def left_out(work: ScoredWork, position: int) -> NDArray[np.int64]:
 
 def iter_chunks(
     work: ScoredWork, position: int, control: Control
-) -> Iterator[tuple[range, NDArray[Any], NDArray[np.float64], list[ImagePlanes]]]:
-    """Rows, their maps as stored and as float64 (B, K, cells), label planes: always the same chunks."""
+) -> Iterator[tuple[range, NDArray[Any], NDArray[Any], list[ImagePlanes]]]:
+    """Rows, their maps, the same as (B, K, cells) with 0 for units that are left out, label planes; fixed chunks."""
     layer, excluded = work.scoring.layers[position], left_out(work, position)
     for rows, images in iter_parts(work.scoring, control):
         for part, maps in work.scoring.maps.iter_chunks(layer.name, rows, 1):
             control.check()
-            values = maps.reshape(len(maps), layer.n_units, -1).astype(np.float64)
-            values[:, excluded] = 0.0
+            values = maps.reshape(len(maps), layer.n_units, -1)
+            if len(excluded):
+                values = values.copy()
+                values[:, excluded] = 0
             yield part, maps, values, images[part.start - rows.start : part.stop - rows.start]
 
 
@@ -84,24 +130,29 @@ def gather_moments(
     concepts: Sequence[int],
     half_of: NDArray[np.int64],
     options: PcaOptions,
+    threads: int,
     control: Control,
     meter: Meter,
+    *,
+    counts_units: bool = False,
 ) -> Gathered:
-    """Moments of some concepts of a layer, in one pass."""
-    layer, grid = work.scoring.layers[position], Grid(work, position)
+    """Moments of some concepts of a layer and, if asked for, counters of its units by half, in one pass."""
+    layer, grid, rules = work.scoring.layers[position], Grid(work, position), work.scoring.rules
     found = Gathered(
         [(ConceptMoments(layer.n_units), ConceptMoments(layer.n_units)) for _ in concepts],
         Moments(layer.n_units),
         [{} for _ in concepts],
+        [Counters(layer.n_units, rules.n_concepts, rules.n_categories) for _ in range(2 * counts_units)],
     )
-    with ThreadPoolExecutor(options.threads, thread_name_prefix="concepts") as pool:
+    thresholds = work.scoring.used_thresholds(position)
+    with ThreadPoolExecutor(threads, thread_name_prefix="concepts") as pool:
         for rows, maps, values, images in iter_chunks(work, position, control):
             covers = list(pool.map(lambda image: concept_cover(image, concepts, *grid.overlap(image.shape)), images))
 
             def add(
                 place: int,
                 rows: range = rows,
-                values: NDArray[np.float64] = values,
+                values: NDArray[Any] = values,
                 covers: list[dict[int, NDArray[np.float64]]] = covers,
             ) -> None:
                 for half in (0, 1):
@@ -124,17 +175,19 @@ def gather_moments(
             found.units.update(maps)
             for task in tasks:
                 task.result()
+            halves = half_of[rows.start : rows.stop]
+            count_apart(work.scoring, position, found.counters, halves, maps, thresholds, images, threads)
             meter.advance(len(rows))
     return found
 
 
 def add_together(
-    moments: ConceptMoments, samples: list[NDArray[np.float64]], weights: list[NDArray[np.float64] | None]
+    moments: ConceptMoments, samples: list[NDArray[Any]], weights: list[NDArray[np.float64] | None]
 ) -> None:
     """The samples of several images as one part."""
     if samples:
         known = [each for each in weights if each is not None]
-        moments.add(np.concatenate(samples), np.concatenate(known) if known else None, len(samples))
+        moments.add(samples, np.concatenate(known) if known else None, len(samples))
 
 
 def draw_subset(seed: int, number: int, trial: int, n_images: int, drawn: dict[int, Drawn]) -> dict[int, Drawn]:
@@ -146,14 +199,14 @@ def draw_subset(seed: int, number: int, trial: int, n_images: int, drawn: dict[i
 
 
 def subset_samples(
-    values: NDArray[np.float64], layout: Drawn, samples: str, random: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    values: NDArray[Any], layout: Drawn, samples: str, random: np.random.Generator
+) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
     """The samples of an image (K, cells) from random cells, as many and of such weights as the layout says."""
     n, weights = layout
     if samples == "image-max":
         return values.max(axis=1)[None, :], None
     if samples == "image-mean":
-        return values.mean(axis=1)[None, :], None
+        return values.mean(axis=1, dtype=np.float64)[None, :], None
     cells = random.choice(values.shape[1], n, replace=False)
     if samples == "masked-mean" and weights is not None:
         return ((values[:, cells] * weights).sum(axis=1) / weights.sum())[None, :], None
@@ -165,15 +218,16 @@ def gather_subsets(
     position: int,
     subsets: Sequence[tuple[int, int, dict[int, Drawn]]],
     options: PcaOptions,
+    threads: int,
     control: Control,
 ) -> list[ConceptMoments]:
     """Moments of random subsets, (concept number, trial, its images) each, in one pass."""
     layer = work.scoring.layers[position]
     found = [ConceptMoments(layer.n_units) for _ in subsets]
-    with ThreadPoolExecutor(options.threads, thread_name_prefix="subsets") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="subsets") as pool:
         for rows, _, values, _ in iter_chunks(work, position, control):
 
-            def add(i: int, rows: range = rows, values: NDArray[np.float64] = values) -> None:
+            def add(i: int, rows: range = rows, values: NDArray[Any] = values) -> None:
                 number, trial, images = subsets[i]
                 samples, weights = [], []
                 for place, row in enumerate(rows):

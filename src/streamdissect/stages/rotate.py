@@ -30,18 +30,18 @@ from ..measure.rotationset import (
 from ..options import RUN, with_options
 from ..quantile import Thresholds
 from ..store.alignment import save_rotations
-from ..store.claims import Claims
-from ..store.partials import Ledger, load_arrays, save_arrays, under_prefix, with_prefix
+from ..store.partials import Ledger, load_arrays, under_prefix, with_prefix
 from ..store.rundir import RunDir
 from ..tally import Arrays
 from .alignment_figures import draw_rotations
 from .control import Control, Meter
 from .directed import DirectedPasses, count_directed, for_masks
-from .scored_work import ScoredWork, keep_experiment, open_scored_work, unit_moments
-from .shards import iter_claimed, own_shards
+from .scored_work import ScoredWork, finish_items, keep_experiment, open_scored_work, unit_moments
 
 MOST_TOGETHER = 8
 """Rotations that share a read of the activations: what a kill may cost."""
+POWER_MATRICES = 16
+"""Float64 matrices in memory while a rotation is taken apart into its planes."""
 COUNTERS_PART = 8
 """Part of the memory that their counters may take."""
 
@@ -103,13 +103,12 @@ def rotate(
         "seeds_between": options.seeds_between,
         "control": list(options.controls),
         "scoring": work.scoring.settings,
-        "together": choose_together(work, positions, options.memory),
+        "together": choose_together(work, positions),
     }
     made = keep_experiment(work.ledger("rotate", 0), work.folder("rotate"), settings, options)
     items = plan_items(positions, rotations, int(made["together"]))
     ledger = work.ledger("rotate", len(items))
-    count_items(work, items, ledger, options, control)
-    if ledger.missing():
+    if not count_items(work, items, ledger, options, control):
         return None
     about = {key: value for key, value in settings.items() if key != "together"}
     result = gather(work, items, ledger, about | {"run": os.path.abspath(work.run.path)})
@@ -118,12 +117,13 @@ def rotate(
     return result
 
 
-def choose_together(work: ScoredWork, positions: list[int], memory: int) -> int:
-    """Rotations of one read, as far as their counters fit the memory."""
+def choose_together(work: ScoredWork, positions: list[int]) -> int:
+    """Rotations of one read, as far as their counters fit the memory; BadInput where not even one is to be had."""
     n_units = max(work.scoring.layers[position].n_units for position in positions)
+    work.require_memory(POWER_MATRICES * 8 * n_units**2, f"a rotation of {n_units} units")
     n_rows = 2 * work.scoring.rules.n_rows
     each = 8 * n_units * n_rows + 8 * n_units**2
-    return max(1, min(MOST_TOGETHER, memory // COUNTERS_PART // each))
+    return max(1, min(MOST_TOGETHER, work.memory // COUNTERS_PART // each))
 
 
 def plan_items(positions: list[int], rotations: tuple[Rotation, ...], together: int) -> list[Item]:
@@ -135,29 +135,24 @@ def plan_items(positions: list[int], rotations: tuple[Rotation, ...], together: 
     ]
 
 
-def count_items(work: ScoredWork, items: list[Item], ledger: Ledger, options: RotateOptions, control: Control) -> None:
-    """Do every item that is this worker's, unclaimed and not finished."""
+def count_items(work: ScoredWork, items: list[Item], ledger: Ledger, options: RotateOptions, control: Control) -> bool:
+    """Do every item that is this worker's, unclaimed and not finished; gives whether all are now."""
     n_images = len(work.scoring.recorded.images)
-    own = [items[i] for i in own_shards(len(items), options.shard)]
-    total = sum(2 * n_images * len(rotations) for _, rotations in own)
     powers = PowersOf()
 
     @cache
     def moments(position: int) -> UnitMoments:
         return unit_moments(work, position, ledger, control)
 
-    with Claims(ledger.claims_folder) as claims, control.metering("rotate", total, "map") as meter:
-        for item, is_mine in iter_claimed(len(items), options.shard, ledger.is_done, claims, control):
-            position, rotations = items[item]
-            if not is_mine:
-                meter.advance(2 * n_images * len(rotations))
-                continue
-            needed = moments(position) if any(each.needs_moments for each in rotations) else None
-            n_units = work.scoring.layers[position].n_units
-            sets = [each.directions(n_units, needed, powers) for each in rotations]
-            arrays = look_along(work, position, sets, control, meter)
-            ledger.commit(item, {"file": save_arrays(ledger.data_path(item), arrays)})
-            claims.forget(item)
+    def find(item: int, meter: Meter) -> Arrays:
+        position, rotations = items[item]
+        needed = moments(position) if any(each.needs_moments for each in rotations) else None
+        n_units = work.scoring.layers[position].n_units
+        sets = [each.directions(n_units, needed, powers) for each in rotations]
+        return look_along(work, position, sets, control, meter)
+
+    costs = [2 * n_images * len(rotations) for _, rotations in items]
+    return finish_items(ledger, costs, options, ("rotate", "map"), find, control)
 
 
 def look_along(work: ScoredWork, position: int, sets: list[Directions], control: Control, meter: Meter) -> Arrays:
@@ -169,7 +164,8 @@ def look_along(work: ScoredWork, position: int, sets: list[Directions], control:
     arrays: Arrays = {}
     for start in range(0, len(sets), step):
         some = sets[start : start + step]
-        passed = passes.thresholds(some, [scoring.tail], meter=meter, keep_maps=keep_maps)
+        kept_sets = range(len(some) if keep_maps else 0)
+        passed = passes.thresholds(some, [scoring.tail], meter=meter, keep_maps=kept_sets)
         found, kept = [each.thresholds[scoring.tail] for each in passed], [each.candidates for each in passed]
         cuts = [for_masks(each, options.mask_test) for each in found]
         counted = count_directed(scoring, position, some, cuts, control, meter, kept=kept)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from ..measure.concept_moments import ConceptMoments
 from ..measure.dissection import Dissection
 from ..measure.rotationset import UnitMoments
 from ..options import CommonOptions, ScoreOptions
+from ..store.claims import Claims
 from ..store.partials import Ledger, load_arrays, save_arrays
 from ..store.results import load_dissection
 from ..store.rundir import RunDir
-from .control import Control
+from ..tally import Arrays
+from .control import Control, Meter
 from .scoring import Scoring, choose_labellers, open_scoring
 from .settings import (
     SETTINGS_FILE,
@@ -32,7 +36,12 @@ from .settings import (
     settings_in,
     settings_to_options,
 )
-from .shards import require_alone
+from .shards import iter_claimed, own_shards, require_alone
+
+LIBRARIES = 208 << 20
+"""Bytes of an interpreter that has loaded NumPy, PyTorch, Zarr and HDF5 and opened a run, mapped files aside."""
+HELD_BACK = Fraction(1, 3)
+"""Part of the rest that is not planned with: what was freed goes back to the system late; up to 27 % measured."""
 
 
 @dataclass
@@ -44,6 +53,8 @@ class ScoredWork:
     result: Dissection
     name: str | None
     """Of the scoring."""
+    memory: int
+    """Bytes to plan with: of what the libraries leave, what is not held back."""
 
     @property
     def run(self) -> RunDir:
@@ -61,6 +72,14 @@ class ScoredWork:
     def folder(self, stage: str) -> Path:
         """Where the results of an experiment go."""
         return self.run.results_path(self.name) / stage
+
+    def require_memory(self, least: int, what: str) -> None:
+        """BadInput where the memory does not do for `least` bytes beside the libraries."""
+        if self.memory < least:
+            got = f"{least - self.memory} bytes too few"
+            needed = LIBRARIES + math.ceil(least / (1 - HELD_BACK))
+            expected = f"at least {needed}: {LIBRARIES} of libraries, {needed - LIBRARIES} of {what}"
+            raise BadInput("--memory", got, expected, "raise it, or give fewer --threads")
 
     def ledger(self, stage: str, n_items: int) -> Ledger:
         """Commits of an experiment's items."""
@@ -99,7 +118,8 @@ def open_scored_work(
     if not opened.is_spilled:
         got = f"{str(opened.path)!r}, extracted with --spill none"
         raise BadInput("run", got, "one that stored its activations", "extract again with --spill full")
-    asked = ScoreOptions(name=name, threads=common.threads, memory=common.memory)
+    room = math.floor((common.memory - LIBRARIES) * (1 - HELD_BACK))
+    asked = ScoreOptions(name=name, threads=common.threads, memory=max(1, room))
     named = labels
     if labels is None and not isinstance(data, Dataset):
         named = [spec for spec, _ in settings["labels"]]
@@ -107,7 +127,7 @@ def open_scored_work(
     options = settings_to_options(settings, asked)
     scoring = open_scoring(opened, data, labellers, options, control, is_new=False)
     compare_settings(settings, scoring.settings)
-    return ScoredWork(scoring, load_dissection(results / "dissection.h5"), name)
+    return ScoredWork(scoring, load_dissection(results / "dissection.h5"), name, room)
 
 
 def keep_experiment(ledger: Ledger, folder: Path, settings: dict[str, Any], options: CommonOptions) -> dict[str, Any]:
@@ -129,6 +149,37 @@ def keep_experiment(ledger: Ledger, folder: Path, settings: dict[str, Any], opti
             remedy = "give that, or start anew with --overwrite"
             raise BadInput(f"--{key.replace('_', '-')}", got, f"{before}, as it was begun", remedy)
     return made
+
+
+def finish_items(
+    ledger: Ledger,
+    costs: Sequence[int],
+    options: CommonOptions,
+    kind: tuple[str, str],
+    find: Callable[[int, Meter], Arrays],
+    control: Control,
+) -> bool:
+    """Have every item found that is this worker's, unclaimed and not finished; gives whether all items are now.
+
+    Parameters
+    ----------
+    costs : sequence of int
+        Of each item: how far `find` advances the meter.
+    kind : (str, str)
+        The experiment, and what its meter counts.
+    find : callable
+        An item and the meter -> what is kept of it.
+    """
+    n_items, shard = len(costs), options.shard
+    total = sum(costs[item] for item in own_shards(n_items, shard))
+    with Claims(ledger.claims_folder) as claims, control.metering(kind[0], total, kind[1]) as meter:
+        for item, is_mine in iter_claimed(n_items, shard, ledger.is_done, claims, control):
+            if not is_mine:
+                meter.advance(costs[item])
+                continue
+            ledger.commit(item, {"file": save_arrays(ledger.data_path(item), find(item, meter))})
+            claims.forget(item)
+    return not ledger.missing()
 
 
 def shorten(value: Any) -> str:

@@ -14,6 +14,7 @@ from ..store.results import load_dissection
 from ..store.rundir import RunDir, size_of, stage_of
 from .audit import load_audit
 from .control import Control
+from .experiments import experiments_of, verify_experiments
 from .recording import layers_of, load_state, store_of
 from .settings import audits, stage_of_audit
 from .shards import require_alone
@@ -36,6 +37,7 @@ def info(run: str | os.PathLike[str] = RUN, unit: str | None = None) -> dict[str
         scorings[name or "(main)"] = {
             "shards_done": partial.n_shards - len(partial.missing()),
             "finished": (opened.results_path(name) / "summary.json").exists(),
+            "experiments": experiments_of(opened, name),
         }
     return {
         "run": os.path.abspath(opened.path),
@@ -59,6 +61,7 @@ def info(run: str | os.PathLike[str] = RUN, unit: str | None = None) -> dict[str
         "spill": "full" if opened.is_spilled else "none",
         "activation_bytes": size_of(opened.activations_path),
         "scorings": scorings,
+        "audits": [name or "(main)" for name in audits(opened)],
         "versions": manifest["versions"],
     }
 
@@ -111,6 +114,10 @@ def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None)
         if damaged:
             option = f" --name {name}" if name else ""
             wrong += [*damaged, f"score again with --overwrite{option}"]
+        n_found, damaged = verify_experiments(opened, name)
+        n_whole += n_found
+        if damaged:
+            wrong += [*damaged, "make it again with --overwrite"]
     for name in audits(opened):
         n_found, damaged = verify_shards(opened.ledger(stage_of_audit(name)), None)
         try:
