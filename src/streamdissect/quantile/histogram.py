@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..tally import Arrays
 from .keys import INFINITY_KEYS
 from .paged import N_BINS, PAGE, UNITS_AT_ONCE, PagedBins, saved_bins
+from .streams import ragged
 
 MOST_IN_PAGES = 2**32 - 1
 """A bin of a page counts so far; longer streams carry over."""
@@ -148,26 +149,48 @@ class Histogram(PagedBins):
         }
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        pointer, code, count = saved_bins(arrays, self.n_units, 2**63 - 1)
+        self._n_in_pages = self.n_seen
+        if self.n_seen > MOST_IN_PAGES:
+            self._carry()
+        pointer = ragged(arrays, self.n_units, "bin", "count")
+        self._reserve(arrays["bin"], pointer)
+        for begin in range(0, self.n_units, UNITS_AT_ONCE):  # all at once they would take ten times what is saved
+            units = slice(begin, min(begin + UNITS_AT_ONCE, self.n_units))
+            ends = pointer[units.start : units.stop + 1]
+            some = {name: arrays[name][ends[0] : ends[-1]] for name in ("bin", "count")}
+            self._restore_units(units, some | {"pointer": ends - ends[0]})
+        if np.any(self.extremes.astype(np.int64) >> self.shift != self._ends()):
+            raise ValueError("saved bins do not hold the values that were counted")
+
+    def _reserve(self, bins: NDArray[Any], pointer: NDArray[np.int64]) -> None:
+        """Make room for the pages that saved bins will take: growing by and by copies them again and again."""
+        if bins.dtype.kind not in "iu":
+            return  # refused later
+        page = (bins >> 8).astype(np.uint8)
+        is_first = np.ones(len(bins), bool)
+        is_first[1:] = page[1:] != page[:-1]
+        is_first[pointer[:-1][np.diff(pointer) > 0]] = True
+        n_pages = min(int(np.count_nonzero(is_first)), self.n_units * PAGE)
+        if n_pages > self._n_vacant:
+            self._add_pages(n_pages - self._n_vacant)
+
+    def _restore_units(self, units: slice, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Bins of some units, checked against what was counted."""
+        pointer, code, count = saved_bins(arrays, units.stop - units.start, 2**63 - 1)
         total = np.diff(np.concatenate([[0], np.cumsum(count)])[pointer])
         infinity = INFINITY_KEYS[self.dtype]
         ends = np.array([infinity, -infinity - 1]) >> self.shift
         infinite = np.where(np.isin(code % N_BINS - N_BINS // 2, ends), count, 0)
         n_infinite = np.diff(np.concatenate([[0], np.cumsum(infinite)])[pointer])
-        if np.any(total + self.counts[2] != self.n) or np.any(n_infinite != self.counts[1]):
+        if np.any(total + self.counts[2, units] != self.n[units]) or np.any(n_infinite != self.counts[1, units]):
             raise ValueError("saved bins do not hold the values that were counted")
-        self._n_in_pages = self.n_seen
-        if self.n_seen > MOST_IN_PAGES:
-            self._carry()
         group, row = np.unique(code // PAGE, return_inverse=True)
         for begin in range(0, len(group), PAGES_AT_ONCE):
             some = slice(*np.searchsorted(row, [begin, begin + PAGES_AT_ONCE]))  # both ascend
-            groups = group[begin : begin + PAGES_AT_ONCE]
-            counts = np.zeros((len(groups), PAGE), np.int64)
+            unit, page = np.divmod(group[begin : begin + PAGES_AT_ONCE], PAGE)
+            counts = np.zeros((len(unit), PAGE), np.int64)
             counts[row[some] - begin, code[some] % PAGE] = count[some]
-            self._add(self._take_pages(*np.divmod(groups, PAGE)), counts)
-        if np.any(self.extremes.astype(np.int64) >> self.shift != self._ends()):
-            raise ValueError("saved bins do not hold the values that were counted")
+            self._add(self._take_pages(unit + units.start, page), counts)
 
     def _ends(self) -> NDArray[np.int64]:
         """(2, K) lowest and highest bin; of a unit without numbers those of its extremes."""
