@@ -118,7 +118,12 @@ class ActivationStore:
             except (FileNotFoundError, ValueError, KeyError) as error:
                 raise IncompleteRun(f"{path}: no Zarr array ({error}); extract again") from error
             held = (array.shape, array.shards, array.chunks, array.dtype)
-            asked = ((self.n_images, *shape), (self.shard_images, *shape), (spec.chunk_images, *shape), spec.dtype)
+            asked = (
+                (self.n_images, *shape),
+                (self.shard_images, *shape),
+                (spec.chunk_images, *shape),
+                np.dtype(spec.dtype),
+            )
             if held != asked:
                 raise IncompleteRun(f"{path}: an array of {held}, the run is one of {asked}; extract again")
             self._checked.add(layer)

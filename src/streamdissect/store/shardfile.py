@@ -189,7 +189,7 @@ def read_exactly(handle: int, content: NDArray[np.uint8], told: NDArray[np.uint8
     """Fill `content` and the checksum behind it, by one call where the system grants it."""
     filled, n_bytes = 0, content.nbytes
     while filled < n_bytes + CHECKSUM_BYTES:
-        got = os.preadv(handle, [content[filled:], told[max(0, filled - n_bytes) :]], offset + filled)
+        got = os.preadv(handle, [content[filled:].data, told[max(0, filled - n_bytes) :].data], offset + filled)
         if got == 0:
             raise DamagedShard(f"{what}: the file ends before it")
         filled += got
