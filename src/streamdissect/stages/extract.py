@@ -31,7 +31,7 @@ from .filling import Made, fill_shards
 from .forward import Launched, Network, iter_images, torch_threads
 from .place import refuse_other_content, remove_run
 from .planning import Plan, plain, plan_run, require_identity
-from .recording import layers_of
+from .recording import layers_of, peak_bytes
 from .selection import choose_images, choose_input_size, digest_names, split_names
 
 IDENTITY_OPTIONS = (
@@ -214,8 +214,12 @@ def require_labels(run: RunDir, dataset: Dataset) -> None:
 def plan_work(work: Work, control: Control) -> Plan:
     """What the run will be, from a forward pass over its first images. Makes nothing."""
     first = work.images[: work.options.batch_size].tolist()
+    before = peak_bytes()
     with torch_threads(work.options.threads):
         samples = work.network.activations(list(iter_images(work.dataset, first, work.size, work.options.workers)))
+        if before < (peak := peak_bytes()) > work.options.memory:
+            limit = f"--memory {work.options.memory / 1e6:.0f} MB"
+            control.say(f"a batch of {len(first)} images took {peak / 1e6:.0f} MB, beyond {limit}: lower --batch-size")
         fields = field_maps(work.network.module, work.refs, work.size, work.options.layout)
     work.sampled[tuple(first)] = samples
     about = {
