@@ -103,6 +103,8 @@ def test_the_command(run, tmp_path, capsys, monkeypatch):
         assert picture.width > 3 * 240
     monkeypatch.setenv("STREAMDISSECT_RUN", str(run))
     monkeypatch.chdir(tmp_path)
+    assert main(["show", str(run), "--units", ",".join(UNITS), *names, "--noise", "50", "--out", str(out)]) == 0
+    capsys.readouterr()
     assert main(["show", names[0], "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["out"] == "show.png" and (tmp_path / "show.png").exists()

@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.refuse_unknown(unknown)
         parser.print_help()
         return 0
+    if hasattr(given, "words"):  # argparse takes none that come behind the first option
+        given.words += [word for word in unknown if not word.startswith("-")]
+        unknown = [word for word in unknown if word.startswith("-")]
     given.parser.refuse_unknown(unknown)
     place = f"streamdissect {given.command}"
     debug = bool(given.debug)
