@@ -122,3 +122,42 @@ def test_scoring_from_the_store(benchmark, contender, codec):
     benchmark(work)
     n = SHARDS * COPIES * CASE.n_images * CASE.n_units
     benchmark.extra_info.update(contender=contender, n=n, unit="map", note=f"{CASE}, one thread each", bytes=n * 338)
+
+
+def write_shards(codec):
+    """As `extract` writes: aside, synced, renamed, and its digest taken for the commit."""
+    maps = np.concatenate([data_of(CASE).maps] * COPIES)
+    found = store(codec)
+    return lambda: [found.write("layer", shard, maps) for shard in range(SHARDS)]
+
+
+def write_memmap(codec):
+    """The same bytes into a plain array on disk, synced; whatever the codec."""
+    maps = np.concatenate([data_of(CASE).maps] * COPIES)
+    path = Path(store("none").folder.name) / "float16"
+
+    def work():
+        plain = np.memmap(path, np.float16, "w+", shape=(SHARDS * len(maps), *maps.shape[1:]))
+        for shard in range(SHARDS):
+            plain[shard * len(maps) : (shard + 1) * len(maps)] = maps
+            plain.flush()
+
+    return work
+
+
+WRITERS = {"store": write_shards, "memmap, synced": write_memmap}
+
+
+@pytest.mark.benchmark(min_rounds=3, max_time=0.5, warmup=False)
+@pytest.mark.parametrize("codec", ["zstd", "lz4", "none"])
+@pytest.mark.parametrize("contender", WRITERS)
+def test_writing_to_the_store(benchmark, contender, codec):
+    work = WRITERS[contender](codec)
+    work()
+    benchmark.group = f"writing to the store, {codec}"
+    benchmark(work)
+    maps = data_of(CASE).maps
+    n = SHARDS * COPIES * CASE.n_images * CASE.n_units
+    n_bytes = sum(store(codec).file("layer", shard).stat().st_size for shard in range(SHARDS))
+    note = f"{CASE}, {n_bytes / (SHARDS * COPIES * maps.size):.2f} bytes an activation"
+    benchmark.extra_info.update(contender=contender, n=n, unit="map", note=note, bytes=n_bytes)
