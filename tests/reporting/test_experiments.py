@@ -1,6 +1,7 @@
 """Pages of experiments: there where the experiments are, with the numbers of their tables."""
 
 import csv
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -17,6 +18,7 @@ from streamdissect.reporting.experiments import (
 )
 from streamdissect.reporting.pages import Page, Site
 from streamdissect.reporting.tables import make_table, with_std
+from streamdissect.reporting.unit_experiments import open_experiments
 from streamdissect.store.alignment import load_alignment, load_rotations
 from streamdissect.store.robustness import load_robustness
 from streamdissect.store.rundir import RunDir
@@ -73,7 +75,8 @@ def result(run):
 def pages(run, result, tmp_path_factory):
     """Every page by its name, as written."""
     folder = tmp_path_factory.mktemp("site")
-    found = experiment_pages(RunDir(run), None, result)
+    found, notices = experiment_pages(RunDir(run), None, result)
+    assert notices == []
     site = Site(folder, "a run", found)
     for page in found:
         site.write(page)
@@ -94,10 +97,29 @@ def rendered(folder, template, values):
 def test_experiments_that_were_not_made_have_no_page(tmp_path):
     out = tmp_path / "run"
     sd.extract("shipped", "synth:?n=8", ["relu5"], out)
-    assert experiment_pages(RunDir(out), None, sd.score(out)) == []
+    assert experiment_pages(RunDir(out), None, sd.score(out)) == ([], [])
     sd.audit(out)
-    assert [page.path for page in experiment_pages(RunDir(out), None, sd.score(out))] == ["audit.html"]
-    assert experiment_pages(RunDir(out), "another", sd.score(out)) == []
+    assert [page.path for page in experiment_pages(RunDir(out), None, sd.score(out))[0]] == ["audit.html"]
+    assert experiment_pages(RunDir(out), "another", sd.score(out)) == ([], [])
+
+
+def test_experiments_of_a_scoring_that_was_replaced_are_left_out(run, tmp_path):
+    """They rest on its rules, and would pass for those of the one that took its place."""
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    fresh = sd.compare({"fresh": [run]})
+    scored = sd.score(out, iou="1/10", overwrite=True)
+    pages, notices = experiment_pages(RunDir(out), None, scored)
+    assert pages == [] and len(notices) == 4 and all("another iou: run" in notice for notice in notices)
+    experiments = open_experiments(RunDir(out), None, scored)
+    assert experiments.perturbed is None and experiments.aligned is None
+    stale = sd.compare({"stale": [out]})
+    assert len(stale.notes) == 3 and "rotation_drop" in fresh.measures and "rotation_drop" not in stale.measures
+    (out / "pca" / "pca.h5").write_bytes(b"no HDF5")
+    assert "damaged" in " ".join(experiment_pages(RunDir(out), None, scored)[1])
+    again = sd.score(out, iou="1/25", blocks=4, overwrite=True)
+    found = [page.path for page in experiment_pages(RunDir(out), None, again)[0]]
+    assert found == ["perturb.html", "rotate.html", "audit.html"]
 
 
 def test_every_experiment_has_its_page_without_anything_from_elsewhere(pages):

@@ -249,7 +249,7 @@ def test_writing_it_again_gives_the_same_files(run, tmp_path):
 
 def test_a_folder_of_somebody_else_is_left_alone(run, tmp_path):
     (tmp_path / "diary.txt").write_text("dear diary")
-    with pytest.raises(sd.BadInput, match="a report, or a new or empty directory"):
+    with pytest.raises(sd.BadInput, match="nothing in it but what report wrote"):
         sd.report(run, out=tmp_path)
     assert (tmp_path / "diary.txt").exists()
     sd.report(run, out=tmp_path, overwrite=True)

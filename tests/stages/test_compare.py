@@ -167,7 +167,7 @@ def test_a_run_whose_name_has_signs_of_groups_is_that_run(data, tmp_path):
         (["one", "--layers", "other"], "--layers: got"),
         (["absent"], "no such directory"),
         (["one", "--name", "absent"], "score"),
-        (["one", "--out", "one"], "expected a comparison, or a new or empty directory"),
+        (["one", "--out", "one"], "nothing in it but what compare wrote"),
     ],
 )
 def test_wrong_words_are_refused_in_one_line(folder, monkeypatch, capsys, words, expected):

@@ -24,7 +24,7 @@ STYLE = """
 """
 WIDTH, HEIGHT = 700, 400
 TOP, RIGHT, BOTTOM, LEFT = 44, 200, 56, 62
-N_TICKS = 5
+N_TICKS, LONGEST_NAME = 5, 30
 CHARACTER = 6.6
 """Pixels to a character, roughly, for what has to fit."""
 
@@ -183,8 +183,9 @@ def bar_chart(
     """
     heights = [sum(values[i] for _, values in stacks) for i in range(len(names))]
     width = WIDTH if bar_width is None else round(LEFT + RIGHT + bar_width * len(names))
-    slanted = max(map(len, names), default=0) * CHARACTER > (width - LEFT - RIGHT) / max(len(names), 1)
-    bottom = 60 + int(0.72 * CHARACTER * max(map(len, names), default=0)) if slanted else BOTTOM
+    longest = max(map(len, map(shortened, names)), default=0)
+    slanted = longest * CHARACTER > (width - LEFT - RIGHT) / max(len(names), 1)
+    bottom = 60 + int(0.72 * CHARACTER * longest) if slanted else BOTTOM
     frame = Frame((-0.5, max(len(names), 1) - 0.5), range_of(heights), width, HEIGHT + bottom - BOTTOM, bottom)
     parts = [axes(frame, "", y_label, names)]
     box_width = frame.x(0.76) - frame.x(0)
@@ -252,13 +253,19 @@ def axes(frame: Frame, x_label: str, y_label: str, x_names: Sequence[str] | None
             turn = f'transform="translate({x + 4:.1f} {base + 14}) rotate(-40)" text-anchor="end"'
         else:
             turn = f'x="{x:.1f}" y="{base + 18}" text-anchor="middle"'
-        parts.append(f'<text class="soft" {turn}>{escape(name)}</text>')
+        whole = f"<title>{escape(name)}</title>" if shortened(name) != name else ""
+        parts.append(f'<text class="soft" {turn}>{escape(shortened(name))}{whole}</text>')
     middle = (LEFT + right) / 2
     if x_label:
         parts.append(f'<text x="{middle}" y="{frame.height - 12}" text-anchor="middle">{escape(x_label)}</text>')
     turn = f'transform="translate(17 {(TOP + base) / 2}) rotate(-90)"'
     parts.append(f'<text {turn} text-anchor="middle">{escape(y_label)}</text>')
     return "".join(parts)
+
+
+def shortened(name: str) -> str:
+    """A name on an axis, where one that is too long takes the chart's room."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def legend(frame: Frame, names: Sequence[str], is_line: bool = False) -> str:

@@ -83,7 +83,10 @@ def open_album(
         [each.identity for each in labellers] == [list(each) for each in settings["labels"]]
     )
     if not is_as_scored:
-        notices.append("The labels are not as they were when the run was scored, so their outlines are left out.")
+        grids = ", and masks are drawn on the grid of the labels as they are now" * (options.mask_size == "label")
+        notices.append(
+            f"The labels are not as they were when the run was scored, so their outlines are left out{grids}."
+        )
     dataset = label_dataset(base, labellers)
     concepts = dataset.concepts
     rules = LabelRules(

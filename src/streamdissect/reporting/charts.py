@@ -73,7 +73,8 @@ def by_category(result: Dissection) -> Chart:
 def threshold_curves(result: Dissection) -> list[Chart]:
     """Detectors and unique detectors of each layer, by the IoU above which a unit counts as one."""
     shares, uniques = [], []
-    taus = [float(tau) for tau in TAUS]
+    own = {Fraction(str(layer.attributes["tau"])) for layer in result.layers.values()}
+    taus = [float(tau) for tau in sorted({*TAUS, *own})]
     for name, layer in result.layers.items():
         detects = layer.best_iou[None, :] > np.array(taus)[:, None]
         shares.append(Series(name, taus, detects.mean(axis=1).tolist()))

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput
 from ..figures.alignment import named_dots
 from ..figures.svg import Series, bar_chart
 from ..measure.comparison import GAINED, LOST, MAIN, SHARED, VARIES, Comparison, Difference, Row, Spread, spread_text
 from ..stages.compare import Groups, compare_runs
 from ..stages.control import Control
 from ..store.comparison import FILE, TABLES, save_comparison
+from .folders import check_folder, replacing_folder
 from .pages import Page, Site
 from .tables import Figure, figure, together
-from .writing import replacing_folder
 
 LABELS = {
     "detectors": "detectors",
@@ -77,20 +76,13 @@ def compare(
     IncompleteRun
         A run is damaged.
     """
-    if out is not None:
-        refuse_other_content(Path(out))
+    place = None if out is None else check_folder(out, "compare", overwrite=False)
     found = compare_runs(groups, layers=layers, name=name, control=control)
-    if out is not None:
-        with replacing_folder(Path(out)) as folder:
+    if place is not None:
+        with replacing_folder(place, "compare") as folder:
             save_comparison(folder, found)
             write_page(folder, found)
     return found
-
-
-def refuse_other_content(folder: Path) -> None:
-    """BadInput for a folder that holds something else than a comparison."""
-    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / FILE).exists())):
-        raise BadInput("--out", repr(str(folder)), "a comparison, or a new or empty directory", "name another")
 
 
 def write_page(folder: Path, found: Comparison) -> None:

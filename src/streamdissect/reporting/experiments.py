@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..errors import BadInput, IncompleteRun
 from ..figures.svg import Series, bar_chart, line_chart
 from ..measure.alignment import VERDICTS
 from ..measure.alignmentresult import Alignment
@@ -28,10 +29,8 @@ from ..stages.alignment_figures import (
     loading_chart,
     scree_chart,
 )
-from ..stages.audit import load_audit
+from ..stages.experiments import experiments_of, load_audited, load_experiment
 from ..stages.perturb_figures import AXIS, CURVES, clean_against_perturbed, unique_detectors
-from ..store.alignment import load_alignment, load_rotations
-from ..store.robustness import load_robustness
 from ..store.rundir import RunDir
 from .pages import Page
 from .tables import Figure, Section, Table, figure, make_table, together, with_std
@@ -41,8 +40,8 @@ ROBUST = ("survival", "same_top", "retention", "consistency", "firing_ratio", "c
 COUNTS = ("detectors", "unique_top", "unique_by_category", "unique_any")
 
 
-def experiment_pages(run: RunDir, name: str | None, result: Dissection) -> list[Page]:
-    """A page for each experiment that was made with a scoring; none where there are none.
+def experiment_pages(run: RunDir, name: str | None, result: Dissection) -> tuple[list[Page], list[str]]:
+    """A page for each experiment that was made with a scoring, and what there is to say of those without one.
 
     Parameters
     ----------
@@ -52,32 +51,29 @@ def experiment_pages(run: RunDir, name: str | None, result: Dissection) -> list[
     result : Dissection
         Of that scoring.
     """
-    folder = run.results_path(name)
-
-    def perturbed() -> Mapping[str, Any]:
-        return perturb_values(load_robustness(folder / "perturb", result))
-
-    def rotated() -> Mapping[str, Any]:
-        return rotate_values(load_rotations(folder / "rotate"))
-
-    def aligned() -> Mapping[str, Any]:
-        return pca_values(load_alignment(folder / "pca"))
-
-    def audited() -> Mapping[str, Any]:
-        return audit_values(load_audit(folder / "audit.json") or [], result)
-
-    known: list[tuple[Path, str, str, Callable[[], Mapping[str, Any]], str]] = [
-        (folder / "perturb" / "perturb.h5", "perturb", "Robustness", perturbed,
-         "Which detectors survive when the images change."),
-        (folder / "rotate" / "rotate.h5", "rotate", "Rotation", rotated, "Are the units special among all directions?"),
-        (folder / "pca" / "pca.h5", "pca", "Directions", aligned, "Is a concept carried by one unit?"),
-        (folder / "audit.json", "audit", "Audit", audited, "How much the counts owe to the rules."),
-    ]  # fmt: skip
-    return [
-        Page(f"{stem}.html", title, f"{stem}.html", values, about)
-        for file, stem, title, values, about in known
-        if file.exists()
-    ]
+    pages, notices = [], []
+    known: dict[str, tuple[str, Callable[[Any], dict[str, Any]], str]] = {
+        "perturb": ("Robustness", perturb_values, "Which detectors survive when the images change."),
+        "rotate": ("Rotation", rotate_values, "Are the units special among all directions?"),
+        "pca": ("Directions", pca_values, "Is a concept carried by one unit?"),
+    }
+    for stem in experiments_of(run, name):
+        title, values_of, about = known[stem]
+        try:
+            found = load_experiment(run, name, stem, result)
+        except (BadInput, IncompleteRun) as error:
+            notices.append(f"There is no page of {stem}: {error}.")
+            continue
+        pages.append(Page(f"{stem}.html", title, f"{stem}.html", partial(values_of, found), about))
+    try:
+        rows = load_audited(run, name)
+    except IncompleteRun as error:
+        rows = None
+        notices.append(f"There is no page of the audit: {error}.")
+    if rows is not None:
+        about = "How much the counts owe to the rules."
+        pages.append(Page("audit.html", "Audit", "audit.html", partial(audit_values, rows, result), about))
+    return pages, notices
 
 
 def perturb_values(found: Robustness) -> dict[str, Any]:

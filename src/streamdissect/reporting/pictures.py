@@ -146,7 +146,7 @@ def draw_batch(
         assert album.data is not None
         try:
             pixels = album.data.image(album.index[row])
-        except (BadInput, StorageFailure):
+        except (BadInput, StorageFailure, OSError):
             return None
         small = shrink(pixels, side)
         save_small(small, folder / picture_path(row))
@@ -167,7 +167,7 @@ def plane_batch(album: Album, rows: Sequence[int], threads: int) -> Iterator[tup
     def read(part: Sequence[int]) -> list[tuple[int, ImagePlanes]]:
         try:
             return list(zip(part, planes.of_images([album.index[row] for row in part]), strict=True))
-        except (BadInput, StorageFailure):
+        except (BadInput, StorageFailure, OSError):
             return [] if len(part) == 1 else [each for row in part for each in read([row])]
 
     with ThreadPoolExecutor(threads, thread_name_prefix="labels") as pool:

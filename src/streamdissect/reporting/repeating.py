@@ -17,8 +17,9 @@ SCORE = ("approximate", "union", "mask_test", "multiplicity", "unlabelled", "blo
 
 
 def commands(run: RunDir, settings: dict[str, Any], name: str | None) -> list[str]:
-    """`extract` and `score`, with every option that is not the default; a captured run has no `extract`."""
-    return ([] if run.is_captured else [extract_command(run)]) + [score_command(run, settings, name)]
+    """`extract` and `score`, with every option that is not the default; not all runs are made by `extract`."""
+    is_extracted = not (run.is_captured or run.is_recorded)
+    return ([extract_command(run)] if is_extracted else []) + [score_command(run, settings, name)]
 
 
 def extract_command(run: RunDir) -> str:

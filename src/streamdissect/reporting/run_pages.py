@@ -26,6 +26,8 @@ IOU_PARTS = 10_000
 """IoU of the concepts that a unit's page lists last are whole numbers of these: there are a thousand to a unit."""
 OF_CONCEPT, OF_UNDETECTED = (3, 3), (1, 3)
 """Units on a concept's page with pictures, and pictures of each; where no unit detects it."""
+OWN_SET = "a set of its own"
+"""What a dataset without a name is called."""
 LAYER_COLUMNS = ("layer", "units", "detectors", "share", "unique, top", "unique, by category", "unique, any",
                  "mean best IoU", "active maps", "detectable concepts")  # fmt: skip
 
@@ -272,7 +274,7 @@ def describe_run(run: RunDir, settings: Mapping[str, Any], name: str | None, sho
     rows = [
         ("model", model["spec"]),
         ("weights", model["weights"] or "as the model comes"),
-        ("images", f"{len(shown.result.image_name):,} of {data['spec'] or 'a loop'}"),
+        ("images", f"{len(shown.result.image_name):,} of {data['spec'] or OWN_SET}"),
         ("labels", ", ".join(spec for spec, _ in settings["labels"]) or "of the data"),
         ("network sees", f"{sees} pixels"),
         ("layers", ", ".join(layers)),
@@ -290,11 +292,12 @@ def describe_run(run: RunDir, settings: Mapping[str, Any], name: str | None, sho
     n_units = sum(len(layer.n) for layer in layers.values())
     several = f"{len(layers)} layers" if len(layers) > 1 else f"layer {next(iter(layers))}"
     return {
-        "model_name": model_name(str(model["spec"])),
+        "model_name": str(model["spec"]) if run.is_recorded else model_name(str(model["spec"])),
         "lead": f"{n_units:,} units of {several} on {len(shown.result.image_name):,} images of "
-        f"{Path(data['spec'] or 'a loop').name}, against {len(shown.result.concept_name):,} concepts.",
+        f"{Path(data['spec'] or OWN_SET).name}, against {len(shown.result.concept_name):,} concepts.",
         "rows": rows,
         "is_captured": run.is_captured,
+        "is_recorded": run.is_recorded,
         "commands": commands(run, dict(settings), name),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,7 @@ from ..errors import BadInput, IncompleteRun
 from ..measure.alignmentresult import Alignment
 from ..measure.composition import Robustness
 from ..measure.dissection import Dissection
-from ..store.alignment import load_alignment
-from ..store.robustness import load_robustness
+from ..stages.experiments import experiments_of, load_experiment
 from ..store.rundir import RunDir
 
 N_LOADINGS = 5
@@ -67,11 +67,9 @@ class UnitExperiments:
 
 
 def open_experiments(run: RunDir, name: str | None, result: Dissection) -> UnitExperiments:
-    """Those of a scoring; what is not there or cannot be read is left out."""
-    folder = run.results_path(name)
-    perturbed, aligned = None, None
-    with suppress(BadInput, IncompleteRun):
-        perturbed = load_robustness(folder / "perturb", result)
-    with suppress(BadInput, IncompleteRun):
-        aligned = load_alignment(folder / "pca")
-    return UnitExperiments(result, perturbed, aligned)
+    """Those of a scoring; what is not there, cannot be read or rests on another scoring is left out."""
+    found: dict[str, Any] = {}
+    for experiment in {"perturb", "pca"} & set(experiments_of(run, name)):
+        with suppress(BadInput, IncompleteRun):
+            found[experiment] = load_experiment(run, name, experiment, result)
+    return UnitExperiments(result, found.get("perturb"), found.get("pca"))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import ASIDE, remove_tree, write_json
+from ..atomic import write_json
 from ..data.dataset import Dataset
 from ..data.labellers import Labels
 from ..errors import BadInput
@@ -28,6 +25,7 @@ from ..store.rundir import RunDir, size_of
 from .album import open_album
 from .choices import ReportOptions
 from .experiments import experiment_pages
+from .folders import check_folder, replacing_folder
 from .gathering import MaskOf, Shown
 from .masks import KeptMasks, StoredMasks, find_masks
 from .outlines import outline
@@ -35,8 +33,8 @@ from .pictures import Pictures, draw_pictures
 from .run_pages import write_pages
 from .sizes import plan_pictures
 
-MARKER = "report.json"
-"""Tells a folder that this made."""
+ABOUT = "report.json"
+"""What a report is of, for other programs."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +98,19 @@ def report(
     opened = run if isinstance(run, RunDir) else RunDir(run)
     settings, scored = open_settings(opened, options)
     results = opened.results_path(options.name)
-    folder = results / "report" if out is None else Path(out)
-    refuse_other_content(folder, options.overwrite)
+    folder = check_folder(results / "report" if out is None else out, "report", options.overwrite)
     if figures is not None:
         from .paper import require_matplotlib
 
         require_matplotlib()
+        if Path(figures).exists() and not Path(figures).is_dir():
+            raise BadInput("--figures", f"{str(figures)!r}, a file", "a folder", "name another")
     result = load_dissection(results / "dissection.h5")
     album = open_album(opened, result, settings, scored, data, labels)
     tops = [layer.top_image for layer in result.layers.values()]
     plan = plan_pictures(tops, options.images, len(result.concept_name))
     wanted = wanted_concepts(tops, [layer.best_concept for layer in result.layers.values()], plan.n_images)
-    with replacing_folder(folder) as aside:
+    with replacing_folder(folder, "report") as aside:
         pictures = draw_pictures(album, result.image_name, plan, wanted, aside, options.threads, control)
         notices = list(album.notices)
         if album.data is not None and pictures.n_missing:
@@ -122,10 +121,11 @@ def report(
         notices += [notice] if notice else []
         paths, n_pixels = trace_masks(result, pictures, source, plan.n_images, control)
         shown = Shown(result, pictures, plan.n_images, paths, n_pixels)
-        extras = experiment_pages(opened, options.name, result)
+        extras, without = experiment_pages(opened, options.name, result)
+        notices += without
         charts = write_pages(aside, opened, settings, options.name, shown, notices, extras, control)
         n_pages = sum(1 for _ in aside.rglob("*.html"))
-        write_json(aside / MARKER, {"run": str(opened.path), "scoring": options.name, "pages": n_pages})
+        write_json(aside / ABOUT, {"run": str(opened.path), "scoring": options.name, "pages": n_pages})
     if figures is not None:
         from .paper import save_figures
 
@@ -143,28 +143,6 @@ def open_settings(run: RunDir, options: ReportOptions) -> tuple[dict[str, Any], 
         raise BadInput("run", got, "one that is", f"run: streamdissect score {run.path}{name}")
     common = ScoreOptions(name=options.name, threads=options.threads, memory=options.memory)
     return settings, settings_to_options(settings, common)
-
-
-def refuse_other_content(folder: Path, overwrite: bool) -> None:
-    """BadInput for a folder that holds something else than a report, unless it may go."""
-    if not folder.exists() or overwrite:
-        return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARKER).exists()):
-        raise BadInput("--out", repr(str(folder)), "a report, or a new or empty directory", "--overwrite replaces it")
-
-
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to; on leaving without an exception it takes the place of `folder`, else it goes."""
-    aside = folder.with_name(f"{folder.name}{ASIDE}{secrets.token_hex(4)}")
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        remove_tree(folder)
-        os.rename(aside, folder)
-    except BaseException:
-        rmtree(aside, ignore_errors=True)
-        raise
 
 
 def wanted_concepts(tops: list[NDArray[np.int64]], best: list[NDArray[np.int32]], n_images: int) -> dict[int, set[int]]:

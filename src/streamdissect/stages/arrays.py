@@ -104,6 +104,7 @@ def record(
         refuse_other_content(out)
     identity = {
         "model": name,
+        "recorded": True,
         "data": dataset.images_fingerprint(),
         "which_images": digest_names(dataset, images),
         **{option: plain(getattr(settings, option)) for option in IDENTITY_OPTIONS},

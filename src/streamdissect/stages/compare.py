@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from ..alignmentoptions import as_names
-from ..errors import BadInput
+from ..errors import BadInput, IncompleteRun
 from ..measure.comparison import (
     Comparison,
     Member,
@@ -23,11 +22,10 @@ from ..measure.comparison import (
     rows_of,
 )
 from ..measure.dissection import Dissection
-from ..store.alignment import load_alignment, load_rotations
 from ..store.results import load_dissection
-from ..store.robustness import load_robustness
 from ..store.rundir import RunDir
 from .control import Control
+from .experiments import experiments_of, load_experiment
 from .settings import BESIDE_SETTINGS, check_name, show_setting
 
 Groups = Mapping[str, Sequence[str | os.PathLike[str]] | str | os.PathLike[str]]
@@ -41,7 +39,6 @@ TERMS = {
     "perturb": ("images", "seed", "thresholds_from", "labels_warp"),
 }
 """Settings in which experiments must agree to be compared."""
-FILES = {"rotate": "rotate.h5", "pca": "pca.h5", "perturb": "perturb.h5"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,8 @@ class Found:
     """By name: the settings, as far as they are TERMS."""
     measures: dict[str, dict[str, dict[str, float]]]
     """By experiment and layer."""
+    notes: list[str] = field(default_factory=list)
+    """What is left out of it, and why."""
 
 
 def compare_runs(
@@ -95,7 +94,7 @@ def compare_runs(
         known = dict.fromkeys(layer for each in found for layer in each.known)
         if not any(matches(layer, [pattern]) for layer in known):
             raise BadInput("--layers", repr(pattern), f"layers of the runs: {', '.join(known)}", "correct it")
-    notes = leave_out(found)
+    notes = [note for each in found for note in each.notes] + leave_out(found)
     members = [member for each in found for member in members_of(each)]
     first = found[0].result
     category = [first.category_name[g] for g in first.concept_category.tolist()]
@@ -186,9 +185,11 @@ def measure_run(asked: Asked, name: str | None, patterns: Sequence[str]) -> Foun
         experiments={},
         measures={},
     )
-    for experiment, file in FILES.items():
-        if (folder / experiment / file).exists():
-            measure_experiment(found, result, experiment, folder / experiment)
+    for experiment in experiments_of(run, name):
+        try:
+            measure_experiment(found, experiment, load_experiment(run, name, experiment, result))
+        except IncompleteRun as error:
+            found.notes.append(f"{asked.run}: {error}")
     return found
 
 
@@ -204,19 +205,16 @@ def matches(layer: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(layer == each or fnmatchcase(layer, each) for each in patterns)
 
 
-def measure_experiment(found: Found, result: Dissection, experiment: str, folder: Path) -> None:
+def measure_experiment(found: Found, experiment: str, loaded: Any) -> None:
     """Add what an experiment says of the layers."""
-    if experiment == "rotate":
-        rotations = load_rotations(folder)
-        about, measures = rotations.about, {layer: measure_rotations(rotations, layer) for layer in found.members}
-    elif experiment == "pca":
-        alignment = load_alignment(folder)
-        about, measures = alignment.about, {layer: measure_alignment(alignment, layer) for layer in found.members}
-    else:
-        robustness = load_robustness(folder, result)
-        about, measures = robustness.about, {layer: measure_robustness(robustness, layer) for layer in found.members}
-    found.experiments[experiment] = {term: about.get(term) for term in TERMS[experiment]}
-    found.measures[experiment] = measures
+    known: dict[str, Callable[[Any, str], dict[str, float]]] = {
+        "perturb": measure_robustness,
+        "rotate": measure_rotations,
+        "pca": measure_alignment,
+    }
+    measure = known[experiment]
+    found.measures[experiment] = {layer: measure(loaded, layer) for layer in found.members}
+    found.experiments[experiment] = {term: loaded.about.get(term) for term in TERMS[experiment]}
 
 
 def check_alike(first: Found, other: Found) -> None:
@@ -257,7 +255,7 @@ def check_single(found: Sequence[Found]) -> None:
 def leave_out(found: Sequence[Found]) -> list[str]:
     """Drop experiments that were not made on the same terms everywhere, and say so."""
     notes = []
-    for experiment in FILES:
+    for experiment in TERMS:
         having = [each for each in found if experiment in each.experiments]
         for each in having[1:]:
             first = having[0]

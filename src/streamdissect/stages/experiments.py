@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, IncompleteRun
+from ..measure.audit import AuditRow
+from ..measure.dissection import Dissection
 from ..store.alignment import load_alignment, load_rotations
 from ..store.results import load_dissection
 from ..store.robustness import load_robustness
 from ..store.rundir import RunDir
+from .audit import load_audit
+from .settings import AUDITED, SCORED, saved_settings, settings_in, stage_of_audit
+
+BESIDE = ("blocks", "block_by", "block_table", "keep_masks")
+"""Settings of a scoring that no experiment rests on."""
 
 
 def load_perturbed(folder: Path) -> Any:
@@ -37,3 +44,47 @@ def verify_experiments(run: RunDir, name: str | None) -> tuple[int, list[str]]:
         except (IncompleteRun, BadInput) as error:
             wrong.append(str(error))
     return n_whole, wrong
+
+
+def load_experiment(run: RunDir, name: str | None, experiment: str, result: Dissection) -> Any:
+    """What an experiment of a scoring found.
+
+    Parameters
+    ----------
+    experiment : str
+        `perturb`, `rotate` or `pca`, and one that `experiments_of` gives.
+    result : Dissection
+        Of the scoring.
+
+    Raises
+    ------
+    IncompleteRun
+        It is damaged, or was made with a scoring that has been replaced by one of other rules since.
+    """
+    folder = run.results_path(name) / experiment
+    found = load_robustness(folder, result) if experiment == "perturb" else LOADERS[experiment](folder)
+    require_same_scoring(experiment, found.about, saved_settings(run, name) or {})
+    return found
+
+
+def load_audited(run: RunDir, name: str | None) -> list[AuditRow] | None:
+    """The rows of a scoring's audit; None where there is none. IncompleteRun as `load_experiment`."""
+    rows = load_audit(run.results_path(name) / "audit.json")
+    made = settings_in(run.ledger(stage_of_audit(name))) or {}
+    rested = {key: value for key, value in made.items() if key not in AUDITED}
+    if rows is not None:
+        require_same_scoring("score --audit", {"scoring": rested}, saved_settings(run, name) or {})
+    return rows
+
+
+def require_same_scoring(experiment: str, about: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """IncompleteRun where an experiment rests on a scoring of other rules than `settings`."""
+    rested = dict(about.get("scoring", {}))
+    rested |= {key.removeprefix(SCORED): value for key, value in about.items() if key.startswith(SCORED)}
+    rested |= {"iou": about["tau"]} if "tau" in about else {}
+    for key, value in rested.items():
+        if key in settings and key not in BESIDE and settings[key] != value:
+            raise IncompleteRun(
+                f"{experiment} rests on a scoring that is no more, with another {key.replace('_', '-')}: "
+                f"run {experiment} again with --overwrite"
+            )

@@ -24,7 +24,7 @@ from .forward import Network
 from .perturb_counting import PartCounter, Thresholds
 from .perturb_work import Scored
 from .selection import spread
-from .settings import SETTINGS_FILE, settings_in
+from .settings import SCORED, SETTINGS_FILE, settings_in
 from .shards import require_alone
 
 MOST_TOGETHER = 256
@@ -44,8 +44,6 @@ SCORING = (
     "unlabelled",
 )
 """Settings of the scoring that bear on the outcomes."""
-SCORED = "scored: "
-"""Before their names."""
 
 Row = tuple[Perturbation | None, int, str]
 """Perturbation, trial, name of its partials; no perturbation: the clean images."""

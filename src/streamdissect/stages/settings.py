@@ -24,6 +24,8 @@ SETTINGS_FILE = "settings.json"
 PLAIN_SETTINGS = ("approximate", "union", "mask_test", "multiplicity", "unlabelled")
 BESIDE_SETTINGS = {"blocks": None, "block_by": None, "keep_masks": False}
 """What is kept beside the results, and what a scoring made without a word of it kept."""
+SCORED = "scored: "
+"""Before the names of those that a perturbation rests on, among its own."""
 DIGESTS = {"data": "labels of the data (digest)", "block_table": "table of --block-by (digest)"}
 """Settings that are digests, and what of."""
 AUDITED = ("tail", "upsample", "union", *BESIDE_SETTINGS)

@@ -138,6 +138,11 @@ class RunDir:
         return bool(self.manifest["identity"].get("captured"))
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether its activations came as arrays, from another program."""
+        return bool(self.manifest["identity"].get("recorded"))
+
+    @property
     def n_shards(self) -> int:
         return int(self.manifest["plan"]["n_shards"])
 

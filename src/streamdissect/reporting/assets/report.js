@@ -127,7 +127,7 @@ const streamdissect = { showUnits: () => {} };
       if (field(name).value === "" && field(name).options) field(name).selectedIndex = 0;
       field(name).addEventListener("input", () => { page = 0; select(); draw(); });
     }
-    page = (Number(state.get("page")) || 1) - 1;
+    page = (parseInt(state.get("page"), 10) || 1) - 1;
     find("[data-action=previous]").addEventListener("click", () => turnPage(-1));
     find("[data-action=next]").addEventListener("click", () => turnPage(1));
     field("controls").hidden = field("keys").hidden = false;
@@ -155,7 +155,13 @@ const streamdissect = { showUnits: () => {} };
   };
   document.addEventListener("keydown", (event) => {
     const typing = event.target.matches("input, select, textarea");
-    if (event.key === "Escape" && typing) event.target.blur();
+    if (event.key === "Escape" && typing) {
+      event.target.blur();
+      if (event.target.id === "search") {
+        event.target.value = "";
+        page = 0; select(); draw();
+      }
+    }
     if (typing || event.ctrlKey || event.metaKey || event.altKey || !(event.key in keys)) return;
     event.preventDefault();
     keys[event.key]();
