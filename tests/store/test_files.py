@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import streamdissect as sd
 from streamdissect import atomic
 from streamdissect.errors import BadInput, IncompleteRun
 from streamdissect.store import claims as claiming
@@ -296,3 +297,23 @@ def test_results_that_are_none(tmp_path):
     (tmp_path / "dissection.h5").write_bytes(b"\x89HDF")
     with pytest.raises(IncompleteRun, match="damaged"):
         load_dissection(tmp_path / "dissection.h5")
+
+
+def test_a_flipped_byte_of_the_numbers_is_found(tmp_path):
+    """HDF5's own checksums; names, which have none, aside."""
+    run = sd.extract(out=tmp_path / "run", data="synth:?n=12&size=32", layers=["relu3"])
+    result = sd.score(run.path)
+    path = run.path / "dissection.h5"
+    content = path.read_bytes()
+    found = 0
+    for array in (result.layers["relu3"].best_iou, result.layers["relu3"].threshold, result.layers["relu3"].unit_area):
+        at = content.find(array.tobytes()) + 5
+        path.write_bytes(content[:at] + bytes([content[at] ^ 8]) + content[at + 1 :])
+        with pytest.raises(IncompleteRun, match="damaged"):
+            load_dissection(path)
+        with pytest.raises(IncompleteRun, match=r"dissection\.h5: damaged"):
+            sd.verify(run.path)
+        found += at > 5
+    assert found == 3
+    path.write_bytes(content)
+    assert sd.verify(run.path) > 0

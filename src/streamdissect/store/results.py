@@ -20,6 +20,8 @@ from ..quantile import Distribution
 from ..tally import Arrays
 
 SCHEMA_VERSION = 1
+ONE_CHUNK = 1 << 20
+"""Bytes of an array up to which it is one piece with one checksum."""
 COMPRESSED = ("intersection", "chance", "iou")
 """(K, C) arrays, mostly zero."""
 
@@ -30,12 +32,12 @@ def save_dissection(path: Path, result: Dissection) -> None:
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["summary"] = json.dumps(result.summary)
         file["images/name"] = texts(result.image_name)
-        file["concepts/number"] = result.concept_number
+        save_checked(file, "concepts/number", result.concept_number)
         file["concepts/name"] = texts(result.concept_name)
-        file["concepts/category"] = result.concept_category
+        save_checked(file, "concepts/category", result.concept_category)
         file["categories/name"] = texts(result.category_name)
-        file["categories/images"] = result.category_images
-        file["categories/pixels"] = result.category_pixels
+        save_checked(file, "categories/images", result.category_images)
+        save_checked(file, "categories/pixels", result.category_pixels)
         for position, (name, layer) in enumerate(result.layers.items()):
             group = file.create_group(f"layers/{name}")
             group.attrs["position"] = position
@@ -46,10 +48,10 @@ def save_dissection(path: Path, result: Dissection) -> None:
                 if key in COMPRESSED:
                     save_packed(group, key, array)
                 else:
-                    group[key] = array
+                    save_checked(group, key, array)
             if layer.distribution is not None:
                 for key, array in layer.distribution.to_arrays().items():
-                    group[f"distribution/{key}"] = array
+                    save_checked(group, f"distribution/{key}", array)
             if layer.blocks is not None:
                 for key, array in layer.blocks.arrays.items():
                     save_packed(group, f"blocks/{key}", array)
@@ -57,8 +59,16 @@ def save_dissection(path: Path, result: Dissection) -> None:
 
 def save_packed(group: h5py.Group, key: str, array: NDArray[Any]) -> None:
     """Save an array, compressed if there is anything in it."""
-    packed = {"compression": "gzip", "shuffle": True} if array.size else {}
+    packed = {"compression": "gzip", "shuffle": True, "fletcher32": True} if array.size else {}
     group.create_dataset(key, data=array, **packed)
+
+
+def save_checked(group: h5py.Group, key: str, array: NDArray[Any]) -> None:
+    """Save an array with checksums, so that a byte that changes on the disk is found when it is read."""
+    whole = array.shape if array.nbytes <= ONE_CHUNK else True
+    group.create_dataset(
+        key, data=array, **({"fletcher32": True, "chunks": whole} if array.size and array.ndim else {})
+    )
 
 
 def load_dissection(path: Path) -> Dissection:
@@ -93,7 +103,7 @@ def load_dissection(path: Path) -> Dissection:
             )
     except FileNotFoundError as error:
         raise BadInput("run", f"no {path}", "a run that was scored", "run: streamdissect score") from error
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:  # h5py raises all of these on damage
         if isinstance(error, BadInput):
             raise
         raise IncompleteRun(f"{path}: damaged ({error}); score again with --overwrite") from error
