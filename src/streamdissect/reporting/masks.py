@@ -134,5 +134,8 @@ def find_masks(
     if settings.get("keep_masks") and all(masks_path(run, options.name, s).exists() for s in range(run.n_shards)):
         positions = {name: i for i, name in enumerate(result.layers)}
         return KeptMasks(run, options.name, positions), ""
-    why = "were dropped by clean" if run.is_spilled else "were not stored (--spill none)"
-    return None, f"The activations {why} and no masks were kept, so images are shown without masks: {NO_MASKS}."
+    if run.is_spilled:
+        why = "The activations were dropped by clean, and masks with them"
+    else:
+        why = "The activations were not stored (--spill none), and no masks were kept"
+    return None, f"{why}, so images are shown without masks: {NO_MASKS}."

@@ -169,6 +169,10 @@ def measure_run(asked: Asked, name: str | None, patterns: Sequence[str]) -> Foun
     """Read the results of one run."""
     run = RunDir(asked.run)
     folder = run.results_path(name)
+    if not (folder / "summary.json").exists():
+        name_option = f" --name {name}" if name else ""
+        got = f"{asked.run!r}, not scored{' under that name' * bool(name)}"
+        raise BadInput("run", got, "one that is", f"run: streamdissect score {asked.run}{name_option}")
     result = load_dissection(folder / "dissection.h5")
     known = ", ".join(result.layers)
     if asked.layer is not None and asked.layer not in result.layers:
