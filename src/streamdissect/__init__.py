@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .stages.listing import layers
     from .stages.masks import masks
     from .stages.merge import merge
+    from .stages.monitor import Monitor
     from .stages.packing import pack
     from .stages.pca import pca
     from .stages.perturb import perturb
@@ -55,6 +56,7 @@ HOMES = {
     "ImageLabels": "data.dataset",
     "IncompleteRun": "errors",
     "LayerDissection": "measure.dissection",
+    "Monitor": "stages.monitor",
     "Partial": "stages.scoring",
     "PcaOptions": "alignmentoptions",
     "PerturbOptions": "perturboptions",
@@ -106,6 +108,7 @@ __all__ = [
     "ImageLabels",
     "IncompleteRun",
     "LayerDissection",
+    "Monitor",
     "Partial",
     "PcaOptions",
     "PerturbOptions",

@@ -30,7 +30,7 @@ DTYPES = ("float16", "float32")
 LAYOUTS = ("auto", "nchw", "nhwc", "tokens")
 METHODS = ("exact", "histogram", "sketch")
 DISTRIBUTIONS = ("full", "none")
-SPILLS = ("full", "none")
+SPILLS = ("auto", "full", "candidates", "none")
 UPSAMPLING = ("rf", "half_pixel", "corners")
 MASK_TESTS = ("gt", "ge")
 UNIONS = ("paper", "all-images", "mask-touch")
@@ -113,8 +113,9 @@ class ExtractOptions(CommonOptions):
     thresholds: str = "exact"
     distributions: str = "full"
     top_images: int = 20
-    spill: str = "full"
-    """What is stored of the activations; with `none` scoring runs the network again."""
+    spill: str = "auto"
+    """What is stored of the activations: all, or with `candidates` the maps that may exceed a threshold; with `none`
+    scoring runs the network again. `auto`: all, or what fits into `max_disk`."""
     codec: str = "auto"
     shard_images: int | None = None
     layout: str = "auto"
@@ -131,6 +132,12 @@ class ExtractOptions(CommonOptions):
                               ("distributions", DISTRIBUTIONS), ("spill", SPILLS), ("codec", CODECS),
                               ("layout", LAYOUTS)):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
+        for name, value, remedy in (
+            ("thresholds", "sketch", "a sketch tells no certain bound: take exact or histogram"),
+            ("codec", "none", "left out maps take no room once they are compressed: take auto"),
+        ):
+            if self.spill == "candidates" and getattr(self, name) == value:
+                raise BadInput(f"--{name}", f"{value!r} with --spill candidates", "another", remedy)
         for name in ("batch_size", "top_images"):
             check_number(name, getattr(self, name), 1)
         check_number("seed", self.seed, 0)
@@ -180,6 +187,8 @@ class ScoreOptions(CommonOptions):
     """What puts an image into its block: a hash of its `name`, part of it, or a table's cell; see `parse_block_by`."""
     keep_masks: bool = False
     """Whether the masks of active maps are kept."""
+    until_stable: Fraction | None = None
+    """Stop once the interval of every unit's best IoU is narrower. None: all images are counted."""
     directions: str | None = None
     """A file with directions that are scored in place of units; see `score`."""
     bias: str | None = None
@@ -214,6 +223,13 @@ class ScoreOptions(CommonOptions):
         object.__setattr__(self, "block_by", parse_block_by(self.block_by))
         if self.upsample is not None:
             check_choice("upsample", self.upsample, UPSAMPLING)
+        if self.until_stable is not None:
+            object.__setattr__(self, "until_stable", parse_width(str(self.until_stable)))
+            for name, flag in (("shard", "--shard"), ("keep_masks", "--keep-masks")):
+                if getattr(self, name):
+                    raise BadInput(
+                        "--until-stable", f"together with {flag}", "a plain scoring by one worker", "leave one out"
+                    )
         if not isinstance(self.mask_size, str):
             check_pair("mask_size", self.mask_size, 1)
         elif self.mask_size not in ("label", "image"):
@@ -295,6 +311,12 @@ def parse_share(text: str, thing: str) -> Fraction:
     if max(value.numerator, value.denominator) >= 2**31:
         raise BadInput(thing, repr(text), "a share of less than 2**31 in numerator and denominator", "round it")
     return value
+
+
+def parse_width(text: str) -> Fraction:
+    """A rational from 0 to below 1, for `--until-stable`."""
+    is_zero = re.fullmatch(r"0+(\.0*)?", text.strip()) is not None
+    return Fraction(0) if is_zero else parse_share(text, "--until-stable")
 
 
 def parse_tails(text: str) -> tuple[Fraction, ...]:

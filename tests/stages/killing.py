@@ -2,6 +2,7 @@
 
 A line is JSON: {"out": path, "at": n} has the child killed at its n-th call of the system's that changes files,
 {"out": path, "after": seconds} after so long; {"out": path} lets it finish. It answers with how the child ended.
+"named" beside these gives options of the recording.
 """
 
 import json
@@ -61,7 +62,7 @@ def child(asked):
         count_down(asked["at"])
     if "after" in asked:
         threading.Thread(target=lambda: (time.sleep(asked["after"]), die()), daemon=True).start()
-    arrays.record(compute, data(), asked["out"], **NAMED)
+    arrays.record(compute, data(), asked["out"], **NAMED, **asked.get("named", {}))
 
 
 def main():

@@ -206,11 +206,11 @@ def test_a_full_disk(said, nets, scenes, tmp_path, monkeypatch):
 
     real, calls = ActivationStore.write, []
 
-    def write(self, layer, shard, maps):
+    def write(self, layer, shard, maps, kept):
         calls.append(shard)
         if len(calls) == 4:
             raise OSError(errno.ENOSPC, "No space left on device", str(self.file(layer, shard)))
-        return real(self, layer, shard, maps)
+        return real(self, layer, shard, maps, kept)
 
     monkeypatch.setattr(ActivationStore, "write", write)
     out = tmp_path / "run"
@@ -358,7 +358,7 @@ def test_output_that_is_something_else(said, nets, scenes, tmp_path):
 
 def test_limits_of_disk_and_memory(said, nets, scenes, tmp_path):
     out = tmp_path / "run"
-    said(2, "--max-disk", arguments=extracting(nets, scenes, out, "--max-disk", "10kB"))
+    said(2, "--max-disk", arguments=extracting(nets, scenes, out, "--max-disk", "10kB", "--spill", "full"))
     said(2, "--memory", arguments=extracting(nets, scenes, out, "--memory", "100kB", "--shard-images", 20))
     assert not out.exists()
     assert main([str(a) for a in extracting(nets, scenes, out, "--dry-run")]) == 0

@@ -15,7 +15,8 @@ import streamdissect as sd
 from streamdissect import atomic
 from streamdissect.errors import BadInput, IncompleteRun
 from streamdissect.store import claims as claiming
-from streamdissect.store.activations import ActivationStore, LayerArray, choose_chunk, choose_codec
+from streamdissect.store.activations import ActivationStore, LayerArray, choose_chunk
+from streamdissect.store.codecs import choose_codec
 from streamdissect.store.partials import Ledger, load_arrays, save_arrays, under_prefix, with_prefix
 from streamdissect.store.results import load_dissection
 from streamdissect.store.rundir import RunDir

@@ -111,6 +111,20 @@ def test_no_flipped_byte_goes_unseen(tmp_path, codec):
 
 
 @ALL
+@pytest.mark.parametrize("n_images", [16, 13])
+def test_maps_that_are_not_kept_are_below_every_number(tmp_path, codec, n_images):
+    """In full chunks and in the last one; the rows given stay as they are, and zarr reads the same."""
+    store, maps = store_of(tmp_path, codec, n_images, 8, 4)
+    before, kept = maps.copy(), np.random.default_rng(1).random(maps.shape[:2]) < 0.5
+    for shard, rows in enumerate((slice(0, 8), slice(8, n_images))):
+        store.write("layer", shard, maps[rows], kept[rows])
+    np.testing.assert_array_equal(maps, before)
+    expected = np.where(kept[..., None, None], maps, np.float16(-np.inf))
+    np.testing.assert_array_equal(store.read("layer", range(n_images)), expected)
+    np.testing.assert_array_equal(zarr.open_array(store.path / "layer", mode="r")[:], expected)
+
+
+@ALL
 def test_no_cut_goes_unseen(tmp_path, codec):
     form, path = form_of(codec), tmp_path / "shard"
     write_shard(path, maps_of(10), form)

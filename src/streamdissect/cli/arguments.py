@@ -39,6 +39,7 @@ from ..options import (
     parse_share,
     parse_size,
     parse_tails,
+    parse_width,
 )
 
 COMMANDS = (
@@ -152,7 +153,12 @@ EXTRACT = (
     Option("--thresholds", "exact; histogram or sketch: for any tail, sketch in least memory [exact]", choices=METHODS),
     Option("--distributions", "what each unit's values are like, for the results [full]", choices=DISTRIBUTIONS),
     Option("--top-images", "kept for each unit [20]", whole("--top-images", 1), metavar="N"),
-    Option("--spill", "store the activations, or none and run the network again to score [full]", choices=SPILLS),
+    Option(
+        "--spill",
+        "store all activations, the maps that may exceed a threshold, or none and run the network again to score; "
+        "auto: full, or what --max-disk allows [auto]",
+        choices=SPILLS,
+    ),
     Option("--codec", "compression of the store; auto measures each layer [auto]", choices=CODECS),
     Option("--shard-images", "images to a shard [about 64 MB]", whole("--shard-images", 1), metavar="N"),
     SHARD,
@@ -162,7 +168,9 @@ EXTRACT = (
         "--grid", "rows and columns of a token grid", lambda t: parse_size(t, "--grid"), metavar=("H", "W"), words=2
     ),
     Option("--allow-nonfinite", "store NaN and infinities instead of stopping", words=0),
-    Option("--max-disk", "refuse a larger store", lambda t: parse_bytes(t, "--max-disk"), metavar="SIZE"),
+    Option(
+        "--max-disk", "store about so much at most: see --spill", lambda t: parse_bytes(t, "--max-disk"), metavar="SIZE"
+    ),
     Option("--dry-run", "print the plan and stop", words=0),
     PROFILE,
 )
@@ -198,6 +206,12 @@ SCORE = (
         "images of one name, prefix of it (to the first /, or N characters) or cell of a table stay together [name]",
         parse_block_by,
         metavar="name|prefix[:N]|FILE.csv:COLUMN",
+    ),
+    Option(
+        "--until-stable",
+        "stop once the interval of every unit's best IoU is narrower, shard by shard in order; 0: count all",
+        parse_width,
+        metavar="WIDTH",
     ),
     Option("--keep-masks", "keep the masks of active maps, in RUN/masks", words=0),
     PROFILE,

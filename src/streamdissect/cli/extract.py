@@ -67,7 +67,9 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         output.show_json(facts)
         return 0
     done, of = facts["shards_done"], facts["shards"]
-    size = f"{facts['activation_bytes'] / 1e6:.1f} MB of activations" if facts["spill"] == "full" else NOT_STORED
+    size = NOT_STORED if facts["spill"] == "none" else f"{facts['activation_bytes'] / 1e6:.1f} MB of activations"
+    if facts["kept_share"] is not None:
+        size += f", {100 * facts['kept_share']:.0f} % of the maps: those that may exceed a threshold"
     state = "done" if done == of else f"{done} of {of} shards done, the others belong to other workers"
     output.show(f"{out}: {facts['images']} images, {len(facts['layers'])} layers, {size}; {state}")
     if done == of:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tally import Arrays
+from .keys import NO_KEY
 from .paged import N_BINS, PAGE, PagedBins, saved_bins
 from .streams import UnitStreams, whole
 
@@ -58,6 +59,12 @@ class BinnedTail(UnitStreams, PagedBins):
 
     def _beyond(self, unit: int) -> int:
         return int(self._bound[unit])
+
+    def tail_floor(self, m: int) -> NDArray[np.int32]:
+        """The least key of the bin that the bound has reached: of the value whose rank is the capacity, or less."""
+        if m >= self.capacity:
+            raise ValueError(f"rank {m}, only the {self.capacity} largest values are kept")
+        return np.where(self._bound == NO_BOUND, NO_KEY, self._bound << self.shift).astype(np.int32)
 
     def _above(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         if np.any((keys >> self.shift < self._bound) & (keys < self.extremes[1])):

@@ -59,6 +59,12 @@ class BufferedTail(UnitStreams):
             n_above[..., unit] = np.searchsorted(-keys, -found[..., unit])
         return found, n_above
 
+    def tail_floor(self, m: int) -> NDArray[np.int32]:
+        """The bound below which nothing is kept: of the value whose rank is the capacity, or less."""
+        if m >= self.capacity:
+            raise ValueError(f"rank {m}, only the {self.capacity} largest values are kept")
+        return self._bound.copy()
+
     def bracket(self, m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """The key itself."""
         keys, _ = self.tail_keys(m)

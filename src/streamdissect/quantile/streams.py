@@ -168,6 +168,15 @@ class Streams(ABC):
         empty = self.n == 0
         return np.where(empty, 0, keys), np.where(empty, 0, n_above)
 
+    def tail_floor(self, m: int) -> NDArray[np.int32]:
+        """(K,) keys that the (m+1)-th largest value reaches, whatever follows: its own key so far, or less.
+
+        -2**31 where fewer numbers came. Certain unless a sketch tells it.
+        """
+        known = self.n > m
+        keys, _ = self.tail_keys(np.where(known, m, 0))
+        return np.where(known, keys, NO_KEY).astype(np.int32)
+
     def _check_ranks(self, m: NDArray[np.int64]) -> None:
         if m.ndim not in (1, 2) or m.shape[-1] != self.n_units:
             raise ValueError(f"ranks are (R, {self.n_units}) or ({self.n_units},), not {m.shape}")

@@ -35,6 +35,7 @@ IDENTITY_OPTIONS = (
     "distributions",
     "allow_nonfinite",
     "top_images",
+    "spill",
     "codec",
     "shard_images",
 )

@@ -30,16 +30,16 @@ PLANES_TOGETHER = 64
 
 def count_shards(work: Scoring, control: Control) -> None:
     """Count every shard that is this worker's, unclaimed and not finished."""
-    layers = [layer.name for layer in work.layers]
+    finish_shards(work, work.ledger, lambda shard, meter: count_and_save(work, shard, control, meter), "score", control)
 
-    def count(shard: int, meter: Meter) -> dict[str, Any]:
-        path = masks_path(work.run, work.options.name, shard)
-        with creating_masks(path, layers) if work.options.keep_masks else nullcontext() as writer:
-            arrays, seconds = count_shard(work, shard, control, meter, writer)
-        kept = {"masks": describe_file(path)} if work.options.keep_masks else {}
-        return {"file": save_arrays(work.ledger.data_path(shard), arrays), "seconds": seconds, **kept}
 
-    finish_shards(work, work.ledger, count, "score", control)
+def count_and_save(work: Scoring, shard: int, control: Control, meter: Meter) -> dict[str, Any]:
+    """Count a shard and save its counters, and its masks where they are kept; gives what is committed."""
+    path, layers = masks_path(work.run, work.options.name, shard), [layer.name for layer in work.layers]
+    with creating_masks(path, layers) if work.options.keep_masks else nullcontext() as writer:
+        arrays, seconds = count_shard(work, shard, control, meter, writer)
+    kept = {"masks": describe_file(path)} if work.options.keep_masks else {}
+    return {"file": save_arrays(work.ledger.data_path(shard), arrays), "seconds": seconds, **kept}
 
 
 def finish_shards(

@@ -39,6 +39,9 @@ def check_directions(run: RunDir, options: ScoreOptions) -> None:
     if options.approximate:
         remedy = "leave it out: the thresholds of directions are found exactly"
         raise BadInput("--approximate", "given", "nothing, with --directions", remedy)
+    if run.spill == "candidates":
+        got = "given for a run that stored but the maps that may exceed a threshold of its units"
+        raise BadInput("--directions", got, "one with all its activations", "extract again with --spill full")
     find_layer(run, options, read_directions(options))
 
 

@@ -99,13 +99,14 @@ class LayerTally:
         self.moments = None if plan.sketch is None else Moments(plan.array.n_units)
         self.top = TopImages(plan.array.n_units, plan.n_top)
 
-    def update(self, maps: NDArray[Any], rows: NDArray[np.int64]) -> None:
-        """Take in maps (B, K, h, w), and which rows of the store they are."""
+    def update(self, maps: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Take in maps (B, K, h, w), and which rows of the store they are; gives keys (B, K) of the maps' maxima."""
         highest = self.streams.update(maps)
         if self.sketch is not None and self.moments is not None:
             self.sketch.update(maps)
             self.moments.update(maps)
         self.top.add(highest, rows)
+        return highest
 
     def merge(self, other: Self) -> None:
         """Take in another part of the images; ValueError where it was gathered otherwise."""

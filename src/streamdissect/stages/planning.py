@@ -14,10 +14,11 @@ from ..errors import BadInput
 from ..measure.fieldmap import FieldMap
 from ..options import ExtractOptions
 from ..quantile import LARGEST_CAPACITY, BinnedTail, BufferedTail, Histogram, KllSketch, ReqSketch, tail_rank
-from ..store.activations import LayerArray, choose_chunk, choose_codec
+from ..store.activations import LayerArray, choose_chunk
 from ..store.rundir import RunDir
 from .control import Control
 from .gathering import StreamPlan
+from .spilling import STORED, choose_spill
 
 SHARD_BYTES, SHARD_IMAGES = 64 << 20, 512
 """Activations of all layers in one shard, by default, and how many images at most, so that small maps make several."""
@@ -45,12 +46,18 @@ class Plan:
     total_bytes: int
     """Of activations, before compression."""
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether only candidates are stored."""
+        return bool(self.manifest["identity"]["spill"] == "candidates")
+
     def describe(self) -> str:
         """The plan in a few lines."""
         plan = self.manifest["plan"]
         lines = [
             f"{plan['n_images']} images, {plan['shard_images']} to a shard ({self.shard_bytes / 1e6:.1f} MB), "
             + (f"{self.total_bytes / 1e6:.1f} MB in all before compression" if self.total_bytes else "none stored")
+            + ("; only the maps that may exceed a threshold are kept" if self.is_partial else "")
         ]
         for layer in self.manifest["layers"]:
             spec, field = LayerArray.from_json(layer["array"]), layer["field"]
@@ -88,7 +95,7 @@ def plan_run(
     Raises
     ------
     BadInput
-        The memory does not do, or the store would exceed `options.max_disk`.
+        The memory does not do, or the store would exceed `options.max_disk`; see `choose_spill`.
     """
     image_bytes = sum(sample[0].nbytes for sample in samples.values())
     shard_images = options.shard_images or fit_shard(image_bytes, n_images, options)
@@ -99,12 +106,14 @@ def plan_run(
             "at least twice a shard",
             "raise it, or give a smaller --shard-images",
         )
+    spill, codecs = choose_spill(samples, n_images, options, bool(identity.get("captured") or identity.get("recorded")))
+    if options.max_disk is not None and options.spill == "auto":
+        control.say(f"--max-disk {options.max_disk / 1e6:.1f} MB: {STORED[spill]}")
     layers = []
     for name, sample in samples.items():
         _, n_units, h, w = sample.shape
         chunk = choose_chunk(shard_images, sample[0].nbytes)
-        codec = choose_codec(sample) if options.codec == "auto" else options.codec
-        spec = LayerArray(name, n_units, (h, w), str(sample.dtype), codec, chunk)
+        spec = LayerArray(name, n_units, (h, w), str(sample.dtype), codecs[name], chunk)
         streams, sketch = choose_streams(spec, n_images, options, len(samples), control)
         layers.append(
             {
@@ -115,13 +124,8 @@ def plan_run(
                 "field": describe_field(fields[name]),
             }
         )
-    total = image_bytes * n_images if options.spill == "full" else 0
-    if options.max_disk is not None and total > options.max_disk:
-        got = f"{total} bytes of activations before compression"
-        remedy = "raise it, or take fewer images (--limit) or layers"
-        raise BadInput("--max-disk", got, f"at most {options.max_disk}", remedy)
     manifest = {
-        "identity": identity,
+        "identity": identity | {"spill": spill},
         **about,
         "plan": {
             "n_images": n_images,
@@ -133,7 +137,7 @@ def plan_run(
         "layers": layers,
         "versions": versions(),
     }
-    return Plan(manifest, image_bytes * min(shard_images, n_images), total)
+    return Plan(manifest, image_bytes * min(shard_images, n_images), 0 if spill == "none" else image_bytes * n_images)
 
 
 def fit_shard(image_bytes: int, n_images: int, options: ExtractOptions) -> int:
@@ -212,7 +216,7 @@ def require_identity(run: RunDir, identity: dict[str, Any]) -> None:
     """BadInput naming the first field in which a run differs from what was asked for."""
     made = run.manifest["identity"]
     for key in sorted(made.keys() | identity.keys()):
-        if made.get(key) != identity.get(key):
+        if made.get(key) != identity.get(key) and (key, identity.get(key)) != ("spill", "auto"):  # as was chosen
             hint = f"give --threads {made.get(key)}, " if key == "torch_threads" else ""
             raise BadInput(
                 f"run {run.path}, {FIELD_NAMES.get(key, key.replace('_', ' '))}",

@@ -24,6 +24,7 @@ from ..store.partials import Ledger, load_arrays, name_shards, save_arrays, unde
 from ..store.rundir import RunDir
 from ..tally import Arrays
 from .gathering import LayerPlan, LayerTally
+from .keeping import describe_kept, describe_stored, floors_in, floors_of, maxima, reaching
 
 COMMIT_SECONDS = 5.0
 """What a kill may cost: shards are committed together with the state they went into, at least this often."""
@@ -63,8 +64,9 @@ class Recorder:
     def __init__(self, run: RunDir, claims: Claims, threads: int = 1) -> None:
         self.run, self.claims = run, claims
         self.store, self.ledger = store_of(run), run.ledger("extract")
-        self._layers = layers_of(run)
-        self._tallies = [LayerTally(plan, threads) for plan in plans_of(run)]
+        self._layers, self._plans = layers_of(run), plans_of(run)
+        self._tallies = [LayerTally(plan, threads) for plan in self._plans]
+        self._floors = floors_of(run, self._layers)
         self._held: list[int] = []
         """Shards in this process's state."""
         self._pending: dict[int, dict[str, Any]] = {}
@@ -80,19 +82,31 @@ class Recorder:
         self, shard: int, maps: Mapping[str, NDArray[Any]], images: Sequence[int], seconds: Mapping[str, float]
     ) -> None:
         """Store one shard: maps (B, K, h, w) by layer, the dataset's index of each row, what it took so far."""
+        if not self._is_whole:
+            raise IncompleteRun(f"{self.run.path}: recording a shard was interrupted; run the same command again")
         begin = time.perf_counter()
         rows = np.array(self.run.rows(shard), np.int64)
         stored = self._layers if self.run.is_spilled else []
-        files = {spec.name: self.store.write(spec.name, shard, maps[spec.name]) for spec in stored}
+        kept: dict[str, tuple[NDArray[np.bool_], NDArray[np.int32]]] = {}
+        if self._floors:  # what is written follows from what was seen, this shard included
+            self._is_whole = False
+            kept = self._choose(self._count(maps, rows))
+        chosen = time.perf_counter()
+        files = {
+            spec.name: self.store.write(spec.name, shard, maps[spec.name], kept[spec.name][0] if kept else None)
+            for spec in stored
+        }
         written = time.perf_counter()
-        self._is_whole = False
-        for spec, tally in zip(self._layers, self._tallies, strict=True):
-            tally.update(maps[spec.name], rows)
-        counted = time.perf_counter()
-        took = {**seconds, "write": written - begin, "thresholds": counted - written}
-        self.seconds["writing"] += written - begin
-        self.seconds["thresholds"] += counted - written
+        if not self._floors:
+            self._is_whole = False
+            self._count(maps, rows)
+        counting = chosen - begin + time.perf_counter() - written
+        took = {**seconds, "write": written - chosen, "thresholds": counting}
+        self.seconds["writing"] += written - chosen
+        self.seconds["thresholds"] += counting
         commit = describe_shard(images, files, took)
+        if kept:
+            commit["kept"] = {name: describe_kept(*each) for name, each in kept.items()}
         if not self.run.is_spilled:
             commit["digests"] = {spec.name: digest_maps(maps[spec.name]) for spec in self._layers}
         self._held.append(shard)
@@ -102,10 +116,26 @@ class Recorder:
         if since > max(COMMIT_SECONDS, STATE_SHARE * self._save_seconds):
             self.flush()
 
+    def _count(self, maps: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+        """Take a shard into the tallies; gives keys (B, K) of the maps' maxima, by layer."""
+        layers = zip(self._layers, self._tallies, strict=True)
+        return [tally.update(maps[spec.name], rows) for spec, tally in layers]
+
+    def _choose(self, highest: Sequence[NDArray[np.int32]]) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.int32]]]:
+        """Of each layer which maps (B, K) are kept, by the keys of their maxima, and the floors (K,) they reach."""
+        found = {}
+        for spec, tally, floors, keys in zip(self._layers, self._tallies, self._floors, highest, strict=True):
+            risen = floors.rise(tally.streams)
+            found[spec.name] = reaching(keys, risen), risen
+        return found
+
     def repair(self, shard: int, maps: Mapping[str, NDArray[Any]], commit: dict[str, Any]) -> None:
         """Write a committed shard's files anew; they must come out as they were, since the state holds them already."""
-        for spec in self._layers:
-            written = self.store.write(spec.name, shard, maps[spec.name])
+        for spec, plan in zip(self._layers, self._plans, strict=True):
+            kept = None
+            if "kept" in commit:
+                kept = reaching(maxima(plan, maps[spec.name]), floors_in(commit["kept"][spec.name]))
+            written = self.store.write(spec.name, shard, maps[spec.name], kept)
             if written != commit["files"][spec.name]:
                 path = self.store.file(spec.name, shard)
                 path.unlink()  # of the right size, it would pass for the right one the next time
@@ -117,15 +147,18 @@ class Recorder:
         They are the ones the state has seen: a state is saved after its shards' files, and nobody writes a shard that a
         state holds. Computing them anew could give others.
         """
-        files = {}
-        for spec in self._layers if self.run.is_spilled else []:
+        files, kept = {}, {}
+        for spec, plan in zip(self._layers, self._plans, strict=True) if self.run.is_spilled else ():
             try:
-                self.store.read(spec.name, self.run.rows(shard))  # each chunk has a checksum
+                maps = self.store.read(spec.name, self.run.rows(shard))  # each chunk has a checksum
                 files[spec.name] = self.store.describe(spec.name, shard)
             except (FileNotFoundError, IncompleteRun) as error:
                 path = self.store.file(spec.name, shard)
                 raise IncompleteRun(f"{path}: lost together with its commit; extract again with --overwrite") from error
-        self.ledger.commit(shard, describe_shard(images, files, {}))
+            if self._floors:
+                kept[spec.name] = describe_stored(maxima(plan, maps), spec.dtype)
+        commit = describe_shard(images, files, {})
+        self.ledger.commit(shard, commit | {"kept": kept} if self._floors else commit)
         self.claims.forget(shard)
 
     def flush(self) -> None:

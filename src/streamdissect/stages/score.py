@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..data.dataset import Dataset
@@ -18,8 +19,18 @@ from ..tally import Arrays
 from .control import Control, Meter
 from .counting import count_shard, count_shards
 from .merge import merge_run
-from .scoring import Network, Partial, attach_masks, choose_labellers, find_data, open_scoring, refuse_network
-from .settings import check_name, compare_settings, options_to_settings, saved_settings, scored_tail
+from .scoring import (
+    Network,
+    Partial,
+    asked_settings,
+    attach_masks,
+    choose_labellers,
+    find_data,
+    open_scoring,
+    refuse_network,
+)
+from .settings import check_name, compare_settings, saved_settings, scored_tail
+from .stability import score_until_stable, tell_stop
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,8 +88,11 @@ def score(
     refuse_network(opened, network)
     finished = find_finished(opened, data, labellers, options, network)
     if finished is not None:
+        tell_stop(finished, control)
         return finished
     work = open_scoring(opened, data, labellers, options, control, network)
+    if options.until_stable is not None:
+        return attach_masks(score_until_stable(work, control), lambda: work)
     count_shards(work, control)
     if work.ledger.missing():
         return None
@@ -97,7 +111,7 @@ def find_finished(
     made = None if options.overwrite else saved_settings(run, options.name)
     if made is None:
         return None
-    asked = options_to_settings(options, scored_tail(run, options), labellers)
+    asked = asked_settings(options, scored_tail(run, options), labellers)
     if data is not None:
         asked |= {"data": base_of(find_data(run, data, labellers)[0]).fingerprint()}
     compare_settings(made, asked)
@@ -105,7 +119,8 @@ def find_finished(
     if not (results / "summary.json").exists():  # it is written last
         return None
     result = load_dissection(results / "dissection.h5")
-    return attach_masks(result, lambda: open_scoring(run, data, labellers, options, Control(), network, is_new=False))
+    plain = replace(options, until_stable=None)  # masks are drawn of any image
+    return attach_masks(result, lambda: open_scoring(run, data, labellers, plain, Control(), network, is_new=False))
 
 
 def score_partial(

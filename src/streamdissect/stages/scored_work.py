@@ -115,9 +115,9 @@ def open_scored_work(
     if settings.get("directions"):
         got = f"a scoring of directions, {name or 'the main one'}"
         raise BadInput("--name", got, f"one of the units, to {what}", "name another, or score the run plainly")
-    if not opened.is_spilled:
-        got = f"{str(opened.path)!r}, extracted with --spill none"
-        raise BadInput("run", got, "one that stored its activations", "extract again with --spill full")
+    if opened.spill != "full":
+        got = f"{str(opened.path)!r}, extracted with --spill {opened.spill}"
+        raise BadInput("run", got, "one that stored all its activations", "extract again with --spill full")
     room = math.floor((common.memory - LIBRARIES) * (1 - HELD_BACK))
     asked = ScoreOptions(name=name, threads=common.threads, memory=max(1, room))
     named = labels

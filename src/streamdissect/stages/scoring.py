@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, cached_property
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.dataset import Dataset
+from ..data.dataset import Concepts, Dataset
 from ..data.labellers import Labeller, Labels, open_labellers
 from ..data.labelling import add_labellers, base_of, label_dataset, labellers_of
 from ..data.opening import open_dataset
@@ -126,21 +126,14 @@ class Scoring:
         mode = upsampling or self.upsampling(position)
         key = position, shape, mode
         if key not in self._weights:
-            field = self.run.manifest["layers"][position]["field"]
-            axes = []
-            for axis, name in enumerate(("rows", "columns")):
-                known = AxisField.from_json(field[name]) if field and mode == "rf" else None
-                size = int(self.run.manifest["plan"]["input_size"][axis])
-                axes.append(axis_weights(mode, self.layers[position].grid[axis], shape[axis], size, known))
-            self._weights[key] = axes[0], axes[1]
+            field, sizes = self.run.manifest["layers"][position]["field"], self.run.manifest["plan"]["input_size"]
+            self._weights[key] = layer_weights(mode, field, sizes, self.layers[position].grid, shape)
         return self._weights[key]
 
     def used_thresholds(self, position: int, tail: Fraction | None = None) -> NDArray[np.float32]:
         """(K,) thresholds for masks; NaN, an empty mask, where `>=` would light a DEAD or SPARSE unit everywhere."""
         found = self.thresholds[position][tail or self.tail]
-        if self.options.mask_test == "gt":
-            return found.threshold
-        return np.where(found.flags & (DEAD | SPARSE), np.float32(np.nan), found.threshold)
+        return mask_thresholds(found.threshold, found.flags, self.options.mask_test)
 
     def how(self) -> dict[str, Any]:
         """What every call of a counting kernel is told."""
@@ -187,6 +180,30 @@ class Scoring:
             keep_masks(writer, position, held, maps, thresholds, images, weights, **how)
 
 
+def mask_thresholds(threshold: NDArray[np.float32], flags: NDArray[np.uint8], mask_test: str) -> NDArray[np.float32]:
+    """(K,) thresholds for masks; NaN, an empty mask, where `>=` would light a DEAD or SPARSE unit everywhere."""
+    if mask_test == "gt":
+        return threshold
+    return np.where(flags & (DEAD | SPARSE), np.float32(np.nan), threshold)
+
+
+def layer_weights(
+    mode: str, field: Mapping[str, Any] | None, sizes: Sequence[int], grid: tuple[int, int], shape: tuple[int, int]
+) -> Axes:
+    """Interpolation weights from a layer's grid to a mask grid; `sizes` are those of the network's input."""
+    rows, columns = (
+        axis_weights(
+            mode,
+            grid[axis],
+            shape[axis],
+            int(sizes[axis]),
+            AxisField.from_json(field[name]) if field and mode == "rf" else None,
+        )
+        for axis, name in enumerate(("rows", "columns"))
+    )
+    return rows, columns
+
+
 def open_scoring(
     run: RunDir | str | os.PathLike[str],
     data: Dataset | str | os.PathLike[str] | None,
@@ -200,10 +217,13 @@ def open_scoring(
     """Open a finished extraction for counting, under settings that are kept with the scoring.
 
     `network` is for a run without activations, where the one it names is not to be had. With `is_new` false nothing is
-    written and the settings are not compared.
+    written and the settings are not compared; nor is then anything counted until it is stable.
     """
     opened = run if isinstance(run, RunDir) else RunDir(run)
     check_name(options.name)
+    if not is_new and options.until_stable is not None:
+        remedy = "leave it out: only score stops early, and its result stands for itself"
+        raise BadInput("--until-stable", str(options.until_stable), "none here", remedy)
     if is_new:
         counting_device(options)  # that there is one, before the work
     recorded = read_recorded(opened)
@@ -222,20 +242,8 @@ def open_scoring(
     check_upsampling(opened, options.upsample)
     check_approximate(opened, options)
     check_directions(opened, options)
-    settings = options_to_settings(options, tail, labellers) | {"data": base_of(dataset).fingerprint()}
-    concepts = dataset.concepts
-    try:
-        rules = LabelRules(
-            concepts.number,
-            concepts.category,
-            len(concepts.category_name),
-            concepts.ignore,
-            options.union,
-            options.multiplicity,
-            options.unlabelled,
-        )
-    except ValueError as error:
-        raise BadInput("--union", repr(options.union), str(error), "use paper or all-images") from error
+    settings = asked_settings(options, tail, labellers) | {"data": base_of(dataset).fingerprint()}
+    rules = label_rules(dataset.concepts, options)
     check_tail(opened, recorded.tallies, tail)
     maps = open_maps(opened, dataset, recorded.images, options, network, control)
     if is_new:
@@ -252,6 +260,28 @@ def open_scoring(
     from .directions import direct  # which rests on what is here
 
     return direct(scoring, control)
+
+
+def asked_settings(options: ScoreOptions, tail: Fraction, labellers: Sequence[Labeller]) -> dict[str, Any]:
+    """As `options_to_settings`, with the width at which counting stops: such a result is of some images only."""
+    width = None if options.until_stable is None else str(options.until_stable)
+    return options_to_settings(options, tail, labellers) | {"until_stable": width}
+
+
+def label_rules(concepts: Concepts, options: ScoreOptions) -> LabelRules:
+    """How a dataset's labels are counted. BadInput where the union does not go with them."""
+    try:
+        return LabelRules(
+            concepts.number,
+            concepts.category,
+            len(concepts.category_name),
+            concepts.ignore,
+            options.union,
+            options.multiplicity,
+            options.unlabelled,
+        )
+    except ValueError as error:
+        raise BadInput("--union", repr(options.union), str(error), "use paper or all-images") from error
 
 
 def open_maps(

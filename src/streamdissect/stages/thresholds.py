@@ -51,8 +51,7 @@ def all_thresholds(
 
     Exact ones, if need be by another pass over the activations; with `approximate` those of a sketch as they are.
     """
-    tails = [Fraction(text) for text in run.manifest["identity"]["tails"]]
-    wanted = tails if tail in tails else [*tails, tail]
+    wanted = run.tails if tail in run.tails else [*run.tails, tail]
     passes = [Passes(run, maps, position, memory, control) for position in range(len(tallies))]
     if not approximate:
         refine_together(run, passes, [tally.streams for tally in tallies], wanted)
@@ -60,12 +59,20 @@ def all_thresholds(
 
 
 def check_tail(run: RunDir, tallies: Sequence[LayerTally], tail: Fraction) -> None:
-    """BadInput where a run without activations does not know a tail."""
-    if not run.is_spilled and not all(tally.streams.knows(tail) for tally in tallies):
-        tails = ", ".join(run.manifest["identity"]["tails"])
-        got = f"{tail}, larger than {tails}, of a run that stored no activations"
-        remedy = "extract again with that --tail, with --thresholds histogram, or with --spill full"
-        raise BadInput("--tail", got, "a tail extracted, or a smaller one", remedy)
+    """BadInput for a tail that a run without activations does not know, or of whose masks one of candidates has none.
+
+    Maps that were left out do not exceed the threshold of the largest tail extracted; below it they may.
+    """
+    if run.spill == "full":
+        return
+    is_known = tail <= max(run.tails) if run.is_spilled else all(tally.streams.knows(tail) for tally in tallies)
+    if not is_known:
+        tails, stored = ", ".join(map(str, run.tails)), "no activations"
+        ways = "with that --tail, with --thresholds histogram, or with --spill full"
+        if run.is_spilled:
+            stored, ways = "but the maps that may exceed those", "with that --tail, or with --spill full"
+        got = f"{tail}, larger than {tails}, of a run that stored {stored}"
+        raise BadInput("--tail", got, "a tail extracted, or a smaller one", f"extract again {ways}")
 
 
 def all_distributions(run: RunDir, tallies: Sequence[LayerTally]) -> list[Distribution | None]:

@@ -58,12 +58,23 @@ def info(run: str | os.PathLike[str] = RUN, unit: str | None = None) -> dict[str
             for spec, layer in zip(layers_of(opened), manifest["layers"], strict=True)
         ],
         "tails": manifest["identity"]["tails"],
-        "spill": "full" if opened.is_spilled else "none",
+        "spill": opened.spill,
+        "kept_share": kept_share(opened),
         "activation_bytes": size_of(opened.activations_path),
         "scorings": scorings,
         "audits": [name or "(main)" for name in audits(opened)],
         "versions": manifest["versions"],
     }
+
+
+def kept_share(run: RunDir) -> float | None:
+    """Of a run that stores candidates, the share of the maps in it so far; None for others."""
+    if run.spill != "candidates":
+        return None
+    commits = [commit for shard in range(run.n_shards) if (commit := run.ledger("extract").read(shard)) is not None]
+    n_kept = sum(each["maps"] for commit in commits for each in commit["kept"].values())
+    n_maps = sum(len(commit["images"]) for commit in commits) * sum(spec.n_units for spec in layers_of(run))
+    return n_kept / n_maps if n_maps else None
 
 
 def verify(run: str | os.PathLike[str] = RUN, *, control: Control | None = None) -> int:

@@ -9,7 +9,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -22,8 +21,6 @@ from .shardfile import DamagedShard, Encoded, ShardForm, decode_rows, fetch_rows
 
 CHUNK_BYTES, CHUNK_IMAGES = 4 << 20, 64
 """Of what is read and decoded at once, at most."""
-WORTHWHILE = 1.15
-"""Compression that makes up for its time; signed data shrink by 1.0 to 1.1 only."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +56,6 @@ def choose_chunk(shard_images: int, map_bytes: int) -> int:
     """Images to a chunk: the divisor of the shard that comes nearest below CHUNK_BYTES and CHUNK_IMAGES."""
     most = max(1, min(CHUNK_BYTES // map_bytes, CHUNK_IMAGES))
     return max(d for d in range(1, shard_images + 1) if shard_images % d == 0 and d <= most)
-
-
-def choose_codec(sample: NDArray[Any]) -> str:
-    """zstd where it makes a sample of the layer's activations smaller by more than an eighth, else none."""
-    packed = numcodecs.Zstd(level=1).encode(np.ascontiguousarray(sample))
-    return "zstd" if len(packed) * WORTHWHILE < sample.nbytes else "none"
 
 
 class ActivationStore:
@@ -134,8 +125,13 @@ class ActivationStore:
         """The file of a shard."""
         return self.path / layer / "c" / str(shard) / "0" / "0" / "0"
 
-    def write(self, layer: str, shard: int, maps: NDArray[Any]) -> dict[str, Any]:
-        """Write all rows (B, K, h, w) of a shard at once; returns what its commit says of the file."""
+    def write(
+        self, layer: str, shard: int, maps: NDArray[Any], kept: NDArray[np.bool_] | None = None
+    ) -> dict[str, Any]:
+        """Write all rows (B, K, h, w) of a shard at once; returns what its commit says of the file.
+
+        Of the maps that are not `kept` (B, K) every value is written as -inf: they never exceed a threshold.
+        """
         start = shard * self.shard_images
         rows = min(self.shard_images, self.n_images - start)
         assert maps.shape[0] == rows, "a Zarr shard has one writer and is written whole"
@@ -143,7 +139,7 @@ class ActivationStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{path.name}{ASIDE}*"):  # by a writer that was killed: a shard has one at a time
             left.unlink(missing_ok=True)
-        write_shard(path, maps, form)
+        write_shard(path, maps, form, kept)
         for folder in list(path.parents)[1:4]:  # the names of the new folders; replacing the file synced its own
             sync(folder)
         return self.describe(layer, shard)

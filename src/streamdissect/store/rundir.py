@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
@@ -128,9 +129,19 @@ class RunDir:
         return self.path if name is None else self.path / "scores" / name
 
     @property
+    def spill(self) -> str:
+        """What of the activations is stored: full, candidates or none."""
+        return str(self.manifest["identity"].get("spill", "full"))
+
+    @property
     def is_spilled(self) -> bool:
-        """Whether the activations are stored."""
-        return bool(self.manifest["identity"].get("spill", "full") == "full")
+        """Whether activations are stored, all or those of maps that may exceed a threshold."""
+        return self.spill != "none"
+
+    @property
+    def tails(self) -> list[Fraction]:
+        """Those that were extracted, in order."""
+        return [Fraction(text) for text in self.manifest["identity"]["tails"]]
 
     @property
     def is_captured(self) -> bool:

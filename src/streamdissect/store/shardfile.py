@@ -61,13 +61,13 @@ class ShardForm:
         return 16 * self.n_chunks + CHECKSUM_BYTES
 
 
-def write_shard(path: Path, maps: NDArray[Any], form: ShardForm) -> None:
-    """Write a shard's rows (rows, K, h, w): aside, synced, then under its name."""
+def write_shard(path: Path, maps: NDArray[Any], form: ShardForm, kept: NDArray[np.bool_] | None = None) -> None:
+    """Write a shard's rows (rows, K, h, w): aside, synced, then under its name; see `iter_whole_chunks`."""
     encode = encoder(form.codec)
     index = np.full((form.n_chunks, 2), ABSENT, "<u8")
     at, offset = 0, 0
     with replacing(path) as aside, open(aside, "wb", buffering=0) as file:
-        for at, chunk in enumerate(iter_whole_chunks(maps, form)):
+        for at, chunk in enumerate(iter_whole_chunks(maps, form, kept)):
             content = encode(chunk)
             length = write_checked(file, content)
             index[at] = offset, length
@@ -75,17 +75,21 @@ def write_shard(path: Path, maps: NDArray[Any], form: ShardForm) -> None:
         write_checked(file, index)
 
 
-def iter_whole_chunks(maps: NDArray[Any], form: ShardForm) -> Iterator[NDArray[Any]]:
-    """The rows a chunk at a time, the last one filled up with zeros."""
+def iter_whole_chunks(
+    maps: NDArray[Any], form: ShardForm, kept: NDArray[np.bool_] | None = None
+) -> Iterator[NDArray[Any]]:
+    """The rows a chunk at a time, the last one filled up with zeros; maps that are not kept (rows, K) are -inf."""
     n_images = form.chunk_shape[0]
     for start in range(0, len(maps), n_images):
         rows = maps[start : start + n_images]
-        if len(rows) == n_images:
+        if len(rows) == n_images and kept is None:
             yield np.ascontiguousarray(rows, form.dtype)
-        else:
-            chunk = np.zeros(form.chunk_shape, form.dtype)
-            chunk[: len(rows)] = rows
-            yield chunk
+            continue
+        chunk = np.zeros(form.chunk_shape, form.dtype)
+        chunk[: len(rows)] = rows
+        if kept is not None:
+            chunk[: len(rows)][~kept[start : start + n_images]] = -np.inf
+        yield chunk
 
 
 def write_checked(file: Any, content: Any) -> int:
