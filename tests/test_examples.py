@@ -1,5 +1,6 @@
 """Every example runs as its docstring says, and prints or leaves what it promises."""
 
+import json
 import os
 import re
 import subprocess
@@ -35,6 +36,17 @@ def test_training_loop(tmp_path):
     right = [int(found) for found in re.findall(r"epoch \d: (\d+) of 64 right, detectors", out)]
     assert len(right) == 3 and right[2] > right[0]
     assert sd.RunDir(tmp_path / "runs" / "epoch2").manifest["identity"]["captured"]
+
+
+def test_training_monitor(tmp_path):
+    out = run(tmp_path, EXAMPLES / "training_monitor.py", "lines.jsonl")
+    assert re.search(r"epoch 0: detectors unknown, as thresholds were only found\nepoch 1: detectors \{'2': \d+", out)
+    assert re.search(r"a pass over 64 images: \d\.\d+ s alone, \d\.\d+ s watched", out)
+    steps = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert [line["thresholds"]["of_step"] for line in steps] == [None, 0, 1, 2, 3, 4, 4]
+    moved = [line["layers"]["5"]["share_above"]["median"] for line in steps[4:]]
+    assert moved[1:] == [moved[1], moved[1]] and moved[1] <= 1 / 200, "the network no longer changes"
+    assert all(line["layers"]["5"]["detectors"] for line in steps[1:])
 
 
 def test_capture_under_torchrun(tmp_path):
