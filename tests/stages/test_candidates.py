@@ -354,6 +354,8 @@ def test_the_disk_decides_what_is_stored(nets, scenes, tmp_path, capsys):
         chosen = [key for key, words in (("full", "all activations"), ("candidates", "only the maps"),
                                          ("none", "no activations")) if words in said.err]  # fmt: skip
         found.setdefault(*chosen, limit)
+        assert ("candidates" in chosen) == ("only the maps" in said.out)
+        assert ("none" in chosen) == ("none stored" in said.out)
     assert list(found) == ["full", "candidates", "none"]
     for spill, limit in found.items():
         out = tmp_path / spill

@@ -242,3 +242,14 @@ def test_few_shards_are_all_counted(nets, sides, tmp_path):
     found = sd.score(tmp_path / "run", until_stable="0.9", control=control)
     assert found.summary["until_stable"]["shards"] == 4 and found.summary["until_stable"]["widest"] is None
     assert "unknown, as there are few shards" in control.said[-1]
+
+
+def test_whatever_speaks_of_all_images_refuses_it(tmp_path):
+    named = {"data": "synth:?n=48&size=32", "layers": ["relu3"], "shard_images": 4, "batch_size": 4}
+    run = sd.extract(out=tmp_path / "run", **named).path
+    found = sd.score(run, name="sooner", until_stable="9/10")
+    assert found.summary["images"] < 48
+    sd.score(run)
+    for call in (lambda: sd.report(run, name="sooner"), lambda: sd.perturb(run, name="sooner", noise=5)):
+        with pytest.raises(sd.BadInput, match="stopped early"):
+            call()

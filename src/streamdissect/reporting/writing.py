@@ -141,6 +141,9 @@ def open_settings(run: RunDir, options: ReportOptions) -> tuple[dict[str, Any], 
         got = f"{str(run.path)!r}, not scored{' under that name' * bool(options.name)}"
         name = f" --name {options.name}" if options.name else ""
         raise BadInput("run", got, "one that is", f"run: streamdissect score {run.path}{name}")
+    if settings.get("until_stable") is not None:
+        got = "a scoring that stopped early (--until-stable)"
+        raise BadInput("--name", got, "one of all images", "score plainly under another --name")
     common = ScoreOptions(name=options.name, threads=options.threads, memory=options.memory)
     return settings, settings_to_options(settings, common)
 

@@ -232,6 +232,9 @@ def check_alike(first: Found, other: Found) -> None:
         thing = f"{where}, labels of the data (digest)" if key == "data" else f"{where}, --{key.replace('_', '-')}"
         raise BadInput(thing, show_setting(key, value), f"{show_setting(key, made.get(key))}, as in run {here}", remedy)
     one, two = first.result, other.result
+    if one.summary["images"] != two.summary["images"]:
+        got, expected = (f"{each.summary['images']} images counted" for each in (two, one))
+        raise BadInput(where, got, f"{expected}, as in run {here}", "score all images of both")
     if sorted(one.image_name) != sorted(two.image_name):
         got = f"{len(two.image_name)} images"
         raise BadInput(where, got, f"the {len(one.image_name)} images of run {here}", "extract both on the same images")

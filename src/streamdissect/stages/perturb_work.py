@@ -173,6 +173,9 @@ def open_scored(
         raise BadInput(
             "run", f"{str(opened.path)!r}, not scored{' under that name' * bool(name)}", "one that is", remedy
         )
+    if settings.get("until_stable") is not None:
+        got = "a scoring that stopped early (--until-stable)"
+        raise BadInput("--name", got, "one of all images", "score plainly under another --name")
     if settings.get("directions"):
         got = "a scoring of directions"
         raise BadInput("--name", got, "one of the network's own units", "name another, or score the run plainly")
