@@ -34,7 +34,8 @@ def extract_command(run: RunDir) -> str:
         words += ["--limit", f"{'first:' if found['is_first'] else ''}{found['limit']}"]
     defaults = ExtractOptions()
     for option in EXTRACT:
-        words += option_words(option, found.get(option), getattr(defaults, option))
+        default = "full" if option == "spill" else getattr(defaults, option)  # what `auto` comes to
+        words += option_words(option, found.get(option), default)
     return command("extract", [*words, "--threads", str(found["torch_threads"]), "--out", str(run.path)])
 
 
