@@ -13,9 +13,9 @@ from ..data.labelling import base_of, label_dataset, labellers_of
 from ..data.opening import open_dataset
 from ..errors import BadInput, StorageFailure
 from ..measure.dissection import Dissection
-from ..measure.planes import LabelRules
 from ..options import ScoreOptions
 from ..stages.labels import LabelPlanes
+from ..stages.scoring import label_rules
 from ..store.rundir import RunDir
 
 
@@ -88,16 +88,7 @@ def open_album(
             f"The labels are not as they were when the run was scored, so their outlines are left out{grids}."
         )
     dataset = label_dataset(base, labellers)
-    concepts = dataset.concepts
-    rules = LabelRules(
-        concepts.number,
-        concepts.category,
-        len(concepts.category_name),
-        concepts.ignore,
-        options.union,
-        options.multiplicity,
-        options.unlabelled,
-    )
+    rules = label_rules(dataset.concepts, options)
     planes = LabelPlanes(run, dataset, "", rules, options.mask_size, options.threads)
     return Album(dataset, index, planes, is_as_scored, tuple(notices))
 

@@ -34,7 +34,7 @@ from .forward import Network, iter_images
 from .planning import require_identity
 from .recording import layers_of, store_of
 from .reopening import reopen_network
-from .scoring import find_data
+from .scoring import find_data, label_rules
 from .settings import check_name, saved_settings, settings_to_options
 
 Axes = tuple[AxisWeights, AxisWeights]
@@ -198,15 +198,7 @@ def open_scored(
         raise IncompleteRun(
             f"{results / 'dissection.h5'}: of other concepts than the data; score again with --overwrite"
         )
-    rules = LabelRules(
-        concepts.number,
-        concepts.category,
-        len(concepts.category_name),
-        concepts.ignore,
-        options.union,
-        options.multiplicity,
-        options.unlabelled,
-    )
+    rules = label_rules(concepts, options)
     return Scored(opened, dataset, result, settings, options, rules)
 
 
