@@ -11,7 +11,7 @@ import streamdissect
 
 PACKAGE = Path(streamdissect.__file__).parent
 FLOORS = [
-    {"errors", "tally", "atomic", "richtext"},
+    {"errors", "tally", "atomic", "ranks", "richtext"},
     {"callables", "hdf5files", "options"},
     {"alignmentoptions", "perturboptions"},
     {"kernels"},

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import BadInput
+from .ranks import find_rank
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,32 +44,46 @@ BACKENDS = ("auto", "cython", "numba", "torch", "reference")
 
 
 def cpu_count() -> int:
-    """Cores this process may use: what Slurm granted, else the CPU affinity."""
+    """Cores this process may use: what Slurm granted its task, else the CPU affinity; shared with ranks beside it."""
+    rank = find_rank()
+    n_sharing = rank.local_count if rank is not None else 1
     granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if granted.isdigit() and int(granted) > 0:
-        return int(granted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        # srun and mpirun make a rank of each task; torchrun makes several within one
+        return max(1, int(granted) // (n_sharing if rank is not None and rank.launcher == "torchrun" else 1))
+    n_all = os.cpu_count() or 1
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else n_all
+    is_bound = n_cores < n_all and (rank is None or rank.launcher != "torchrun")  # which binds no process to cores
+    return max(1, n_cores if is_bound else n_cores // n_sharing)
 
 
 def default_memory() -> int:
-    """Bytes: the smaller of 4 GiB and half of what the control group, Slurm or the machine grants."""
-    grants = [8 << 30]
+    """Bytes: the smaller of 4 GiB and half of what the control group, Slurm or the machine grants this rank."""
+    rank = find_rank()
+    shared = []
     slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
     if slurm.isdigit() and int(slurm) > 0:
-        grants.append(int(slurm) << 20)
-    slurm = os.environ.get("SLURM_MEM_PER_CPU", "")
-    if slurm.isdigit() and int(slurm) > 0:
-        grants.append((int(slurm) << 20) * cpu_count())
+        shared.append(int(slurm) << 20)
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             text = Path(path).read_text().strip()
         except OSError:
             continue
         if text.isdigit():
-            grants.append(int(text))
+            shared.append(int(text))
     if hasattr(os, "sysconf"):
-        grants.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        shared.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    grants = [8 << 30, *(grant // (rank.local_count if rank is not None else 1) for grant in shared)]
+    slurm = os.environ.get("SLURM_MEM_PER_CPU", "")
+    if slurm.isdigit() and int(slurm) > 0:
+        grants.append((int(slurm) << 20) * cpu_count())
     return min(grants) // 2
+
+
+def default_shard() -> tuple[int, int] | None:
+    """A rank does its part of the shards."""
+    rank = find_rank()
+    return None if rank is None else (rank.index, rank.count)
 
 
 @dataclass(frozen=True)
@@ -79,8 +94,13 @@ class CommonOptions:
     memory: int = field(default_factory=default_memory)
     """Bytes."""
     overwrite: bool = False
-    shard: tuple[int, int] | None = None
-    """(worker, of how many), or None: whatever is unclaimed."""
+    shard: tuple[int, int] | None = field(default_factory=default_shard)
+    """(worker, of how many), or None: whatever is unclaimed. By default that of this process's rank, if it has one."""
+
+    @property
+    def has_fellows(self) -> bool:
+        """Whether the workers of the other shards were started together with this one, as the ranks of one job are."""
+        return self.shard is not None and self.shard == default_shard()
 
     def __post_init__(self) -> None:
         check_number("threads", self.threads, 1)
@@ -374,7 +394,7 @@ def parse_limit(text: str) -> tuple[int, bool]:
 
 
 def parse_shard(text: str) -> tuple[int, int] | None:
-    """`0/4`: worker 0 of 4; `array`: this task of a Slurm array; `none`: all shards."""
+    """`0/4`: worker 0 of 4; `array`: this task of a Slurm array; `none`: one process for all, whatever its rank."""
     if text == "none":
         return None
     if text == "array":

@@ -18,10 +18,11 @@ from typing import Any
 from .. import __doc__ as about
 from .. import __version__
 from ..errors import BadInput, StreamdissectError
+from ..ranks import Rank, find_rank
 from ..stages.profile import describe_profile
 from . import arguments
 from .arguments import COMMANDS
-from .output import TerminalControl, note
+from .output import TerminalControl, note, speaking_as
 
 PREFIX = "STREAMDISSECT_"
 OTHER_VARIABLES = ("RUN", "KERNELS", "SIMD", "REQUIRE_EXT", "TEST_SHARED", "GOLDEN_CSV")
@@ -64,12 +65,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         given.words += [word for word in unknown if not word.startswith("-")]
         unknown = [word for word in unknown if word.startswith("-")]
     given.parser.refuse_unknown(unknown)
+    with speaking_as(rank := find_rank()):
+        return call(modules, given, rank)
+
+
+def call(modules: dict[str, Any], given: Any, rank: Rank | None) -> int:
+    """Run the command given, and turn what goes wrong into a line and a code."""
     place = f"streamdissect {given.command}"
     debug = bool(given.debug)
     try:
         values = resolve_all(modules, given)
         debug = values.get("debug", False)
-        return run_command(modules[given.command], given.command, values)
+        module = modules[given.command]
+        is_split = any(option.flag == "--shard" for option in module.OPTIONS)
+        if rank is not None and not rank.index and is_split and "shard" not in values:
+            note(f"{place}: {rank.count} processes of {rank.launcher} share the work")
+        if rank is not None and rank.index and not is_split:
+            return 0  # rank 0 does what is not shared out
+        return run_command(module, given.command, values)
     except StreamdissectError as error:
         return fail(f"{place}: {error}", error.exit_code, debug)
     except BrokenPipeError:

@@ -114,7 +114,10 @@ RESOURCES = (
 )
 PROFILE = Option("--profile", "print what the time went into, and what bounded it", words=0)
 SHARD = Option(
-    "--shard", "i/n: do every n-th shard from i; array: as the Slurm array says; none", parse_shard, metavar="I/N"
+    "--shard",
+    "i/n: do every n-th shard from i; array: as the Slurm array says; none: all [as torchrun, mpirun or srun says]",
+    parse_shard,
+    metavar="I/N",
 )
 MODEL = (
     Option("--model", "package.module:callable or path/file.py:callable, with ?key=value; FILE.pt2", metavar="MODEL"),

@@ -23,7 +23,7 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     stands = (f"extract --out {out}", f"score {out}", f"report {out}")
     output.note("demo stands for:" + "".join(f"\n  streamdissect {words}" for words in stands))
     given = {key: values[key] for key in ("threads", "memory", "overwrite") if key in values}
-    result = demo(out, options=ExtractOptions(**given), control=control)
+    result = demo(out, options=ExtractOptions(shard=None, **given), control=control)
     output.show_scored(result, out, None, bool(values.get("json")))
     if not values.get("json"):
         output.show(f"report: {out}/report/index.html")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from ..ranks import Rank
 from ..stages.control import Control, Meter
 
 if TYPE_CHECKING:
@@ -44,6 +47,39 @@ def finite(value: Any) -> Any:
 def note(text: str) -> None:
     """A message beside the results."""
     print(text, file=sys.stderr, flush=True)
+
+
+class Prefixed(io.TextIOBase):
+    """Lines for another stream with a word before each, written whole so that those of several processes do not mix."""
+
+    def __init__(self, stream: TextIO, prefix: str) -> None:
+        self._stream, self._prefix = stream, prefix
+        self._begun = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        if lines:
+            self._stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+@contextmanager
+def speaking_as(rank: Rank | None) -> Iterator[None]:
+    """Of several ranks the first alone gives results, and all messages say whose they are."""
+    if rank is None:
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stderr(Prefixed(sys.stderr, f"[{rank}] ")))
+        if rank.index:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+        yield
 
 
 class TerminalControl(Control):

@@ -36,7 +36,7 @@ def demo(
     """
     options = options or ExtractOptions()
     run = extract(out=out, options=options, control=control)
-    common = ScoreOptions(threads=options.threads, memory=options.memory, overwrite=options.overwrite)
+    common = ScoreOptions(**{name: getattr(options, name) for name in ("threads", "memory", "overwrite", "shard")})
     result = score(run, options=common, control=control)
     assert result is not None, "one process does all shards"
     report(run, options=ReportOptions(threads=options.threads, memory=options.memory), control=control)

@@ -29,7 +29,6 @@ from .loop import Loop, as_indices
 from .monitor import RUNNING, Monitor, open_monitor
 from .place import refuse_other_content, remove_run
 from .planning import plain, plan_run, require_identity
-from .ranks import find_rank
 
 IDENTITY_OPTIONS = (
     "dtype",
@@ -62,7 +61,7 @@ class Capture(Loop):
         super().__init__(model, layers, n_images, data, options)
         self._out = out
         self._stack = ExitStack()
-        self._rank = options.shard or find_rank()
+        self._rank = options.shard
         self._identity: dict[str, Any] = {}
         self._arrivals: Arrivals | None = None
 

@@ -21,7 +21,7 @@ from .control import Control, Meter
 from .masks import masks_path
 from .recording import peak_bytes
 from .scoring import Scoring
-from .shards import iter_claimed, own_shards
+from .shards import await_fellows, iter_claimed, own_shards
 from .thresholds import CHUNK_PART
 
 PLANES_TOGETHER = 64
@@ -57,6 +57,7 @@ def finish_shards(
                 ledger.commit(shard, content | {"peak_bytes": peak_bytes()})
                 claims.forget(shard)
             meter.advance(len(run.rows(shard)) - advanced)
+        await_fellows(run.n_shards, work.options, ledger.is_done, claims, control)
 
 
 def count_shard(

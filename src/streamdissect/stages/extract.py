@@ -24,7 +24,7 @@ from ..models import field_maps, load_model, resolve_layers
 from ..models.layers import LayerRef
 from ..models.loading import LoadedModel
 from ..models.programs import check_batches
-from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions, with_options
+from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions, cpu_count, with_options
 from ..store.rundir import RunDir
 from .control import Control, Meter
 from .filling import Made, fill_shards
@@ -122,11 +122,24 @@ def extract(
     else:
         refuse_other_content(out)
     run = RunDir(out) if RunDir.exists(out) else RunDir.create(out, plan_work(work, control).manifest)
+    follow_threads(run, work, control)
     require_identity(run, work.identity)
     require_labels(run, work.dataset)
-    with torch_threads(work.options.threads):
+    with torch_threads(work.identity["torch_threads"]):
         record_shards(run, work, control)
     return run
+
+
+def follow_threads(run: RunDir, work: Work, control: Control) -> None:
+    """Take the threads of the forward passes from a run that is there, unless others were asked for.
+
+    What a machine grants differs from node to node and with the number of ranks on it; activations depend on them.
+    """
+    made = run.manifest["identity"].get("torch_threads")
+    if isinstance(made, int) and made != work.options.threads == cpu_count():
+        control.say(f"forward passes on {made} threads, as the run was begun; here are {work.options.threads}")
+        work.identity["torch_threads"] = made
+        work.sampled.clear()  # by another number of threads
 
 
 def plan_extract(

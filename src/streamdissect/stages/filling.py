@@ -15,7 +15,7 @@ from ..store.rundir import RunDir
 from .behind import Behind
 from .control import Control, Meter
 from .recording import Recorder, WorkerStates, store_of
-from .shards import iter_claimed, own_shards
+from .shards import await_fellows, iter_claimed, own_shards
 
 Made = tuple[dict[str, NDArray[Any]], dict[str, float]]
 """Activations (B, K, h, w) of a shard by layer, and what making them took, by part."""
@@ -45,9 +45,14 @@ def fill_shards(run: RunDir, images: NDArray[Any], make: Make, options: ExtractO
             return is_whole(ledger, recorder.store, shard)
 
         behind = Behind()
+
+        def settle() -> None:
+            behind.settle()
+            recorder.flush()
+
         try:
             with behind:
-                for shard, is_mine in iter_claimed(run.n_shards, options.shard, is_done, claims, control):
+                for shard, is_mine in iter_claimed(run.n_shards, options.shard, is_done, claims, control, settle):
                     advanced = 0
                     if is_mine:
                         rows = run.rows(shard)
@@ -59,6 +64,7 @@ def fill_shards(run: RunDir, images: NDArray[Any], make: Make, options: ExtractO
             control.took("waiting for the recording", behind.waited_seconds)
             for what, seconds in recorder.seconds.items():
                 control.took(what, seconds)
+        await_fellows(run.n_shards, options, is_done, claims, control)
 
 
 def fill_shard(

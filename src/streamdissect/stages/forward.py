@@ -18,6 +18,7 @@ from ..errors import BadInput
 from ..models.hooks import ActivationHooks, run_model
 from ..models.layers import LayerRef
 from ..options import ExtractOptions
+from ..ranks import find_rank
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LARGEST_FLOAT16 = 65504.0
@@ -26,9 +27,14 @@ Launched = Callable[[], dict[str, NDArray[np.generic]]]
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`: CUDA, else Apple's GPU, else the CPU. BadInput for a device that is not there."""
+    """`auto`: CUDA, else Apple's GPU, else the CPU; BadInput for a device that is not there.
+
+    Ranks on one machine share its CUDA devices out among themselves, unless one is named by its number.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and (rank := find_rank()) is not None and (n_devices := torch.cuda.device_count()):
+        name = f"cuda:{rank.local_index % n_devices}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from ..data.labelling import base_of
 from ..errors import BadInput
 from ..measure.dissection import Dissection
 from ..options import RUN, ScoreOptions, with_options
+from ..store.claims import Claims
 from ..store.results import load_dissection
 from ..store.rundir import RunDir
 from ..tally import Arrays
@@ -22,6 +24,7 @@ from .merge import merge_run
 from .scoring import (
     Network,
     Partial,
+    Scoring,
     asked_settings,
     attach_masks,
     choose_labellers,
@@ -30,6 +33,7 @@ from .scoring import (
     refuse_network,
 )
 from .settings import check_name, compare_settings, saved_settings, scored_tail
+from .shards import WAIT_SECONDS
 from .stability import score_until_stable, tell_stop
 
 if TYPE_CHECKING:
@@ -96,7 +100,21 @@ def score(
     count_shards(work, control)
     if work.ledger.missing():
         return None
-    return attach_masks(merge_run(work), lambda: work)
+    merged = merge_among_fellows(work, control) if options.has_fellows else merge_run(work)
+    return attach_masks(merged, lambda: work)
+
+
+def merge_among_fellows(work: Scoring, control: Control) -> Dissection:
+    """Join the shards in one of the ranks that have them all at the same time; the others read what it wrote."""
+    with Claims(work.ledger.claims_folder) as claims:
+        while not (work.results / "summary.json").exists():
+            control.check()
+            if claims.take(work.run.n_shards):  # the number after the last shard's
+                if not (work.results / "summary.json").exists():
+                    return merge_run(work)
+            else:
+                time.sleep(WAIT_SECONDS)
+    return load_dissection(work.results / "dissection.h5")
 
 
 def find_finished(

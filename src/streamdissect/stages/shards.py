@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from ..errors import BadInput
-from ..store.claims import BEAT_SECONDS, Claims
+from ..errors import BadInput, IncompleteRun
+from ..options import CommonOptions
+from ..store.claims import BEAT_SECONDS, STALE_SECONDS, Claims
+from ..store.partials import name_shards
 from .control import Control
 
 WAIT_SECONDS = 0.5
@@ -23,13 +25,19 @@ def own_shards(n_shards: int, shard: tuple[int, int] | None) -> list[int]:
 
 
 def iter_claimed(
-    n_shards: int, shard: tuple[int, int] | None, is_done: Callable[[int], bool], claims: Claims, control: Control
+    n_shards: int,
+    shard: tuple[int, int] | None,
+    is_done: Callable[[int], bool],
+    claims: Claims,
+    control: Control,
+    settle: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, bool]]:
     """The shards of a worker: each with whether this process is to do it, now, under its claim.
 
     Shards that another process is at work on are left to it. Two kinds are waited for, until they are done or their
     claims are stale: those of a worker that was given shards of its own, for whoever claimed them was this worker
-    before it was stopped; and those whose owner, on another machine, has missed several beats.
+    before it was stopped; and those whose owner, on another machine, has missed several beats. Before it waits it calls
+    `settle`, which commits what is done: two processes may wait for each other's.
     """
     left = own_shards(n_shards, shard)
     is_told = False
@@ -51,11 +59,44 @@ def iter_claimed(
             if each not in left:
                 control.say(f"shard {each} is left to {claims.describe(each)}")
                 yield each, False
+        if left:
+            settle()
         if left and not is_told:
             control.say(f"waiting for shard {left[0]}, claimed by {claims.describe(left[0])}")
             is_told = True
         if left:
             time.sleep(WAIT_SECONDS)
+
+
+def await_fellows(
+    n_shards: int, options: CommonOptions, is_done: Callable[[int], bool], claims: Claims, control: Control
+) -> None:
+    """Wait until the ranks that were started together with this one have finished their shards too.
+
+    So all of them go on with the whole, as after a barrier, but by the commits: a collective would hang where a rank
+    has died. Workers that are no ranks of one job are not waited for: those of an array may not have begun.
+
+    Raises
+    ------
+    IncompleteRun
+        Nobody has been seen at work for STALE_SECONDS; it names the shards.
+    """
+    if not options.has_fellows:
+        return
+    left, heard = list(range(n_shards)), time.monotonic()
+    while True:
+        control.check()
+        still = [shard for shard in left if not is_done(shard)]
+        if not still:
+            return
+        now = time.monotonic()
+        if len(still) < len(left) or claims.living():
+            heard = now
+        elif now - heard > STALE_SECONDS:
+            which = name_shards(still, n_shards)
+            raise IncompleteRun(f"{which} not finished, and no other rank is at work; run the same command again")
+        left = still
+        time.sleep(WAIT_SECONDS)
 
 
 def require_alone(folders: Iterable[Path], shard: tuple[int, int] | None, option: str = "--overwrite") -> None:
