@@ -31,7 +31,7 @@ from .perturb_experiment import Experiment, Row
 from .perturb_figures import draw_figures, draw_panel
 from .perturb_thresholds import find_all_thresholds
 from .perturb_work import chosen_perturbations, open_network, open_scored
-from .shards import iter_claimed, own_shards
+from .shards import await_fellows, iter_claimed, own_shards
 
 
 def perturb(
@@ -149,6 +149,7 @@ def count_parts(work: Experiment, control: Control) -> None:
                 file = save_arrays(ledgers[name].data_path(part), arrays)
                 ledgers[name].commit(part, {"file": file, "seconds": time.perf_counter() - begin})
             claims.forget(part)
+        await_fellows(len(work.parts), work.options, lambda part: not left_of(part), claims, control)
 
 
 def tell_estimate(counter: PartCounter, total: int, control: Control) -> None:

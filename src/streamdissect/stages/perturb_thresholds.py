@@ -12,7 +12,7 @@ from ..tally import Arrays
 from .control import Control, Meter
 from .perturb_counting import PartCounter
 from .perturb_experiment import Experiment, Row
-from .shards import iter_claimed
+from .shards import await_fellows, iter_claimed
 
 
 def find_all_thresholds(work: Experiment, control: Control) -> bool:
@@ -37,6 +37,7 @@ def find_all_thresholds(work: Experiment, control: Control) -> bool:
                 streams, ledger = gather_streams(work, counter, row, meter), ledgers[row[2]]
                 ledger.commit(part, {"file": save_arrays(ledger.data_path(part), streams)})
             claims.forget(part)
+        await_fellows(len(work.parts), work.options, lambda part: not left_of(part), claims, control)
     if any(ledger.missing() for ledger in ledgers.values()):
         control.say("perturb: other workers have thresholds to find; when they have ended, the same command goes on")
         return False

@@ -36,7 +36,7 @@ from .settings import (
     settings_in,
     settings_to_options,
 )
-from .shards import iter_claimed, own_shards, require_alone
+from .shards import await_fellows, iter_claimed, own_shards, require_alone
 
 LIBRARIES = 208 << 20
 """Bytes of an interpreter that has loaded NumPy, PyTorch, Zarr and HDF5 and opened a run, mapped files aside."""
@@ -179,6 +179,7 @@ def finish_items(
                 continue
             ledger.commit(item, {"file": save_arrays(ledger.data_path(item), find(item, meter))})
             claims.forget(item)
+        await_fellows(n_items, options, ledger.is_done, claims, control)
     return not ledger.missing()
 
 
