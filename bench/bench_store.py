@@ -93,7 +93,7 @@ def in_turn(codec):
 
 def side_by_side(codec):
     """As scoring does: a chunk is decoded while the one before is counted."""
-    return lambda: counting(lambda: read_ahead(chunks(codec)))
+    return lambda: counting(lambda: read_ahead(chunks(codec), 2))
 
 
 CONTENDERS = {"side by side": side_by_side, "decode alone": decode, "count alone": count, "in turn": in_turn,

@@ -19,24 +19,29 @@ ASIDE = ".aside-"
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The name to write to; on leaving without an exception the file is synced and takes the place of `path`."""
+def replacing(path: str | os.PathLike[str], is_synced: bool = True) -> Iterator[Path]:
+    """The name to write to; on leaving without an exception the file is synced and takes the place of `path`.
+
+    Without a sync a crash of the machine can leave it empty or cut: for what is made again where it is damaged.
+    """
     path = Path(path)
     aside = path.with_name(f"{path.name}{ASIDE}{secrets.token_hex(4)}")
     try:
         yield aside
-        sync(aside)
+        if is_synced:
+            sync(aside)
         os.replace(aside, path)
-        sync(path.parent)
+        if is_synced:
+            sync(path.parent)
     except BaseException:
         with suppress(OSError):
             aside.unlink()
         raise
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Replace a file."""
-    with replacing(path) as aside:
+def write_bytes(path: str | os.PathLike[str], content: bytes, is_synced: bool = True) -> None:
+    """Replace a file; see `replacing`."""
+    with replacing(path, is_synced) as aside:
         aside.write_bytes(content)
 
 

@@ -14,11 +14,15 @@ AHEAD = 2
 until the working thread lets go of the interpreter."""
 
 
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
+def read_ahead(items: Iterator[T], threads: int) -> Iterator[T]:
     """The items in order, made by another thread while those before them are worked on.
 
-    AHEAD + 1 of them exist at a time. What an item raises comes out where it is asked for.
+    AHEAD + 1 of them exist at a time. What an item raises comes out where it is asked for. Whoever was granted one
+    thread has them made by that one: a second would wait for the core of another process, and keep the first waiting.
     """
+    if threads == 1:
+        yield from items
+        return
     pool = ThreadPoolExecutor(1, thread_name_prefix="read")
     try:
         coming = deque(pool.submit(next, items, None) for _ in range(AHEAD))

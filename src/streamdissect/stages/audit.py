@@ -236,7 +236,7 @@ def count_shard_cases(audited: Audit, cases: list[Case], shard: int, control: Co
             images = [with_both_unions(image, work.rules) for image in images]
         shapes = {image.shape for image in images}
         for position in sorted({case.position for case in cases}):
-            for held, maps in read_ahead(work.iter_maps(position, rows, control)):
+            for held, maps in read_ahead(work.iter_maps(position, rows, control), work.options.threads):
                 for case in cases:
                     if case.position == position:
                         counters[case].add(

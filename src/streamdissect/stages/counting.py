@@ -73,7 +73,7 @@ def count_shard(
     groups = groups_of(work.run.rows(shard))
     images: Sequence[ImagePlanes] = ()
     at, clock = -1, Clock()
-    for group, position, held, maps in read_ahead(iter_chunks(work, groups, control)):
+    for group, position, held, maps in read_ahead(iter_chunks(work, groups, control), work.options.threads):
         clock.stop(seconds, "read")
         if group > at:
             meter.advance(len(groups[at]) if at >= 0 else 0)

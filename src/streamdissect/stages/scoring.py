@@ -248,7 +248,7 @@ def open_scoring(
     maps = open_maps(opened, dataset, recorded.images, options, network, control)
     if is_new:
         keep_settings(opened, options, settings)
-    thresholds = all_thresholds(opened, maps, recorded.tallies, tail, options.approximate, options.memory, control)
+    thresholds = all_thresholds(opened, maps, recorded.tallies, tail, options, control)
     distributions = all_distributions(opened, recorded.tallies)
     # the tallies have told what they know: they are the largest thing in memory
     recorded = replace(recorded, tallies=[])

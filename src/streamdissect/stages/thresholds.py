@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput, IncompleteRun
+from ..options import ScoreOptions
 from ..quantile import (
     BufferedTail,
     Distribution,
@@ -43,19 +44,19 @@ def all_thresholds(
     maps: Maps,
     tallies: Sequence[LayerTally],
     tail: Fraction,
-    approximate: bool,
-    memory: int,
+    options: ScoreOptions,
     control: Control,
 ) -> list[Found]:
     """For each layer the thresholds at the tails extracted, in their order, and at `tail`.
 
-    Exact ones, if need be by another pass over the activations; with `approximate` those of a sketch as they are.
+    Exact ones, if need be by another pass over the activations; with the option `approximate` those of a sketch as they
+    are.
     """
     wanted = run.tails if tail in run.tails else [*run.tails, tail]
-    passes = [Passes(run, maps, position, memory, control) for position in range(len(tallies))]
-    if not approximate:
+    passes = [Passes(run, maps, position, options, control) for position in range(len(tallies))]
+    if not options.approximate:
         refine_together(run, passes, [tally.streams for tally in tallies], wanted)
-    return [each.find(tally.streams, wanted, approximate) for each, tally in zip(passes, tallies, strict=True)]
+    return [each.find(tally.streams, wanted, options.approximate) for each, tally in zip(passes, tallies, strict=True)]
 
 
 def check_tail(run: RunDir, tallies: Sequence[LayerTally], tail: Fraction) -> None:
@@ -133,9 +134,9 @@ def refine_together(
 class Passes:
     """Thresholds of one layer, and the passes over its activations that they take."""
 
-    def __init__(self, run: RunDir, maps: Maps, position: int, memory: int, control: Control) -> None:
+    def __init__(self, run: RunDir, maps: Maps, position: int, options: ScoreOptions, control: Control) -> None:
         self._run, self._maps, self._position = run, maps, position
-        self.memory, self.control = memory, control
+        self.memory, self._threads, self.control = options.memory, options.threads, control
         self.layer = layers_of(run)[position]
         self._found: Found = {}
 
@@ -212,7 +213,7 @@ class Passes:
 
     def _iter_all(self) -> Iterator[NDArray[Any]]:
         """All of the layer's activations, by chunks."""
-        return read_ahead(self.iter_maps(range(int(self._run.manifest["plan"]["n_images"]))))
+        return read_ahead(self.iter_maps(range(int(self._run.manifest["plan"]["n_images"]))), self._threads)
 
     def iter_maps(self, rows: range) -> Iterator[NDArray[Any]]:
         """The layer's activations over some rows, by chunks."""
