@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..tally import Arrays
 from .histogram import Histogram
 from .moments import Moments
-from .streams import Streams, tail_rank
+from .streams import Streams, tail_ranks
 
 N_QUANTILES, N_TAIL_RANKS, N_BINS = 256, 64, 20
 SHARES = tuple(Fraction(2 * i + 1, 2 * N_QUANTILES) for i in range(N_QUANTILES))
@@ -107,18 +107,18 @@ def find_distribution(streams: Streams, tails: Streams, moments: Moments | None 
     """
     n = np.maximum(streams.n, 1)
     mean, std = moments.read() if moments is not None else histogram_moments(streams)
-    quantile_m = np.stack([[tail_rank(1 - share, each) for each in n.tolist()] for share in SHARES])
-    known = [tails if tails.knows(p) else streams for p in TAIL_SHARES]
-    tail_m = np.stack([[tail_rank(p, each) for each in n.tolist()] for p in TAIL_SHARES])
-    from_tails = np.array([each is tails for each in known])
+    quantile_m = np.stack([tail_ranks(1 - share, n) for share in SHARES])
+    tail_m = np.stack([tail_ranks(p, n) for p in TAIL_SHARES])
+    from_tails = np.array([tails is not streams and tails.knows(p) for p in TAIL_SHARES])
+    values = values_at(streams, np.concatenate([quantile_m, tail_m[~from_tails]]))  # the bins are gone through once
     tail_value, tail_error = np.zeros((len(TAIL_SHARES), streams.n_units), np.float32), np.zeros(len(TAIL_SHARES))
+    tail_value[~from_tails] = values[len(SHARES) :]
+    if from_tails.any():
+        tail_value[from_tails] = values_at(tails, tail_m[from_tails])
     for source, rows in ((tails, from_tails), (streams, ~from_tails)):
-        if rows.any():
-            tail_value[rows] = values_at(source, tail_m[rows])
-            shares = [p for p, is_row in zip(TAIL_SHARES, rows, strict=True) if is_row]
-            tail_error[rows] = source.error_bounds(shares)
+        tail_error[rows] = source.error_bounds([p for p, is_row in zip(TAIL_SHARES, rows, strict=True) if is_row])
     return Distribution(
-        quantile=np.ascontiguousarray(values_at(streams, quantile_m).T),
+        quantile=np.ascontiguousarray(values[: len(SHARES)].T),
         tail=np.array([float(p) for p in TAIL_SHARES]),
         tail_value=np.ascontiguousarray(np.minimum.accumulate(tail_value[::-1])[::-1].T),
         vmin=streams.vmin(),

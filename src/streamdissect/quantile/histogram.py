@@ -140,12 +140,22 @@ class Histogram(PagedBins):
 
     def _kept(self) -> Arrays:
         """Bins ascending, zeros aside."""
-        rows = [PagedBins.bins(self, unit) for unit in range(self.n_units)]
-        count = np.concatenate([count[::-1] for _, count in rows])
+        lengths, bins, counts = [], [], []
+        for begin in range(0, self.n_units, UNITS_AT_ONCE):
+            page_of = self._page_of[begin : begin + UNITS_AT_ONCE]
+            units, groups = np.nonzero(page_of >= 0)
+            pages = page_of[units, groups]
+            held = (self._pages[pages] if self._carried is None else self._page_counts(pages)).ravel()
+            at = np.flatnonzero(held)
+            row, column = np.divmod(at, PAGE)
+            lengths.append(np.bincount(units[row], minlength=len(page_of)))
+            bins.append((groups[row] * PAGE + column).astype(np.uint16))
+            found = held[at]
+            counts.append(found.astype(np.uint32 if found.max(initial=0) <= MOST_IN_PAGES else np.uint64))
         return {
-            "pointer": np.concatenate([[0], np.cumsum([len(keys) for keys, _ in rows])]).astype(np.int64),
-            "bin": np.concatenate([keys[::-1] + N_BINS // 2 for keys, _ in rows]).astype(np.uint16),
-            "count": count.astype(np.uint32 if count.max(initial=0) <= MOST_IN_PAGES else np.uint64),
+            "pointer": np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
+            "bin": np.concatenate(bins),
+            "count": np.concatenate(counts),
         }
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -159,7 +169,7 @@ class Histogram(PagedBins):
             ends = pointer[units.start : units.stop + 1]
             some = {name: arrays[name][ends[0] : ends[-1]] for name in ("bin", "count")}
             self._restore_units(units, some | {"pointer": ends - ends[0]})
-        if np.any(self.extremes.astype(np.int64) >> self.shift != self._ends()):
+        if np.any(self.extremes.astype(np.int64) >> self.shift != self._ends(pointer, arrays["bin"])):
             raise ValueError("saved bins do not hold the values that were counted")
 
     def _reserve(self, bins: NDArray[Any], pointer: NDArray[np.int64]) -> None:
@@ -192,10 +202,13 @@ class Histogram(PagedBins):
             counts[row[some] - begin, code[some] % PAGE] = count[some]
             self._add(self._take_pages(unit + units.start, page), counts)
 
-    def _ends(self) -> NDArray[np.int64]:
-        """(2, K) lowest and highest bin; of a unit without numbers those of its extremes."""
-        ends = self.extremes.astype(np.int64) >> self.shift
-        for unit in np.flatnonzero(self.n > 0).tolist():
-            bins, _ = self.bins(unit)
-            ends[:, unit] = bins[-1], bins[0]
-        return ends
+    def _ends(self, pointer: NDArray[np.int64], bins: NDArray[Any]) -> NDArray[np.int64]:
+        """(2, K) lowest and highest bin of those saved and the zeros; of a unit without numbers its extremes'."""
+        ends = np.full((2, self.n_units), [[N_BINS], [-N_BINS]])
+        is_filled = np.diff(pointer) > 0
+        for end, at in zip(ends, (pointer[:-1], pointer[1:] - 1), strict=True):
+            end[is_filled] = bins[at[is_filled]].astype(np.int64) - N_BINS // 2
+        has_zeros = self.counts[2] > 0
+        ends[0, has_zeros] = np.minimum(ends[0, has_zeros], 0)
+        ends[1, has_zeros] = np.maximum(ends[1, has_zeros], 0)
+        return np.where(self.n > 0, ends, self.extremes.astype(np.int64) >> self.shift)

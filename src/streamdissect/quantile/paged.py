@@ -135,7 +135,7 @@ class PagedBins(Streams):
     def error_bounds(self, tails: Sequence[Fraction]) -> NDArray[np.float64]:
         """`error_bound` of several tails."""
         m = np.array([np.minimum(self.ranks(tail), np.maximum(self.n - 1, 0)) for tail in tails])
-        if self.is_exact:
+        if self.is_exact or not tails:
             return np.zeros(len(tails))
         inside = np.where((m == 0) | (m == self.n - 1), 0, self.bracket(m)[2])
         shares: NDArray[np.float64] = (inside / np.maximum(self.n, 1)).max(axis=1)

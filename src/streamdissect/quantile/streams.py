@@ -23,6 +23,12 @@ def tail_rank(tail: Fraction, n: int) -> int:
     return n * tail.numerator // tail.denominator
 
 
+def tail_ranks(tail: Fraction, n: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(K,) `tail_rank` of numbers that are mostly the same."""
+    numbers, which = np.unique(n, return_inverse=True)
+    return np.array([tail_rank(tail, each) for each in numbers.tolist()], np.int64)[which]
+
+
 def share_of(number: Fraction | float) -> Fraction:
     """A share, exactly: a float stands for the shortest decimal number that gives it. ValueError beyond 0 to 1."""
     try:
@@ -122,7 +128,7 @@ class Streams(ABC):
 
     def ranks(self, tail: Fraction) -> NDArray[np.int64]:
         """(K,) m = floor(p n)"""
-        return np.array([tail_rank(tail, n) for n in self.n.tolist()], np.int64)
+        return tail_ranks(tail, self.n)
 
     @property
     def is_exact(self) -> bool:

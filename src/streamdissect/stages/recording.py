@@ -26,9 +26,9 @@ from ..tally import Arrays
 from .gathering import LayerPlan, LayerTally
 from .keeping import describe_kept, describe_stored, floors_in, floors_of, maxima, reaching
 
-COMMIT_SECONDS = 5.0
+COMMIT_SECONDS = 15.0
 """What a kill may cost: shards are committed together with the state they went into, at least this often."""
-STATE_SHARE = 10
+STATE_SHARE = 20
 """The state is saved at most one part in so many of the time."""
 
 
