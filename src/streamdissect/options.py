@@ -126,6 +126,8 @@ class ExtractOptions(CommonOptions):
     std: tuple[float, float, float] = IMAGENET_STD
     device: str = "auto"
     amp: str = "off"
+    compile: bool = False
+    """Whether whole batches go through the network as `torch.compile` makes it."""
     batch_size: int = 32
     workers: int = 2
     dtype: str = "float16"

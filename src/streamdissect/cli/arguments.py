@@ -149,6 +149,7 @@ EXTRACT = (
     Option("--std", "each channel is divided by it [ImageNet's]", three("--std", True), None, ("R", "G", "B"), 3),
     Option("--device", "auto, cpu, cuda, cuda:1, mps [auto]", metavar="NAME"),
     Option("--amp", "autocast [off]", choices=AMP),
+    Option("--compile", "torch.compile the network; its first batch is compared with the uncompiled one's", words=0),
     Option("--batch-size", "images per forward pass [32]", whole("--batch-size", 1), metavar="N"),
     Option("--workers", "threads that decode images [2]", whole("--workers"), metavar="N"),
     Option("--dtype", "number format of the stored activations [float16]", choices=DTYPES),

@@ -33,11 +33,13 @@ class ActivationHooks:
         Tokens before those of the grid, such as a class token.
     grid : (h, w), optional
         Of tokens.
+    is_compiled : bool
+        Whether the network is called through `torch.compile` for these hooks alone, and so compiles them too.
 
     Notes
     -----
     A tensor is copied inside the hook, because a later in-place operation writes into the original (methods 1.5).
-    Compiled parts run eagerly meanwhile, because compiled code may pass hooks by.
+    Parts that the caller compiled run eagerly meanwhile, because compiled code may pass hooks by.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class ActivationHooks:
         layout: str = "auto",
         prefix_tokens: int | None = None,
         grid: tuple[int, int] | None = None,
+        is_compiled: bool = False,
     ) -> None:
-        self._module, self._refs = module, tuple(refs)
+        self._module, self._refs, self._is_compiled = module, tuple(refs), is_compiled
         self._layout, self._prefix_tokens, self._grid = layout, prefix_tokens, grid
         self._layouts: dict[str, str] = {}
         """Of layers with four dimensions, once they are known."""
@@ -62,7 +65,8 @@ class ActivationHooks:
 
     def __enter__(self) -> Self:
         self.clear()
-        self._stack.enter_context(eagerly())
+        if not self._is_compiled:
+            self._stack.enter_context(eagerly())
         handles = [self._module.register_forward_pre_hook(self._start, with_kwargs=True)]
         for ref in self._refs:
             part = self._module.get_submodule(ref.module_name)

@@ -8,8 +8,8 @@ from typing import Any
 from ..options import ExtractOptions, ScoreOptions
 from ..store.rundir import RunDir
 
-EXTRACT = ("split", "seed", "labelled_only", "mean", "std", "device", "amp", "batch_size", "dtype", "thresholds",
-           "distributions", "top_images", "spill", "codec", "layout", "prefix_tokens", "grid",
+EXTRACT = ("split", "seed", "labelled_only", "mean", "std", "device", "amp", "compile", "batch_size", "dtype",
+           "thresholds", "distributions", "top_images", "spill", "codec", "layout", "prefix_tokens", "grid",
            "allow_nonfinite")  # fmt: skip
 """Of the identity of a run, options that are named where they are not the default."""
 SCORE = ("approximate", "union", "mask_test", "multiplicity", "unlabelled", "blocks", "keep_masks")

@@ -203,6 +203,7 @@ def prepare(
         "input_size": list(size),
         "device": network.device.type,
         "torch_threads": options.threads,
+        **({"compile": True} if options.compile else {}),
         **{name: plain(getattr(options, name)) for name in IDENTITY_OPTIONS},
     }
     return Work(dataset, loaded, refs, network, images, size, options, identity)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ..models.hooks import ActivationHooks, run_model
 from ..models.layers import LayerRef
 from ..options import ExtractOptions
 from ..ranks import find_rank
+from .compiled import Compiled
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LARGEST_FLOAT16 = 65504.0
@@ -106,7 +108,11 @@ class Network:
         self.module = module.to(self.device)
         self.names = [ref.name for ref in refs]
         self.options = options
-        self._hooks = ActivationHooks(self.module, refs, options.layout, options.prefix_tokens, options.grid)
+        hooks = partial(ActivationHooks, self.module, refs, options.layout, options.prefix_tokens, options.grid)
+        self._hooks = hooks()
+        self._compiled: Compiled | None = None
+        if options.compile:
+            self._compiled = Compiled(self.module, hooks(is_compiled=True), options.amp)
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(options.mean, device=self.device).reshape(shape)
         self._std = torch.tensor(options.std, device=self.device).reshape(shape)
@@ -135,23 +141,30 @@ class Network:
         On CUDA the device is then still at work, and copies to pinned memory on a stream of its own, so that the next
         batch can be given to it first. Elsewhere all but the copy is done.
         """
-        batch = self.prepare(images)
-        amp = AMP_DTYPES.get(self.options.amp)
-        casting = nullcontext() if amp is None else torch.autocast(self.device.type, dtype=amp)
-        with torch.inference_mode(), casting, self._hooks as hooks:
-            batch = batch.contiguous(memory_format=self._order)
-            run_model(self.module, batch)
-            if hooks.unsettled():
-                run_model(self.module, batch[1:])
-                hooks.take()
-                run_model(self.module, batch)
-            found = hooks.take()
         options = self.options
+        amp = AMP_DTYPES.get(options.amp)
+        casting = nullcontext() if amp is None else torch.autocast(self.device.type, dtype=amp)
+        with torch.inference_mode(), casting:
+            batch = self.prepare(images).contiguous(memory_format=self._order)
+            if self._compiled is not None and len(batch) == options.batch_size:  # another size would compile anew
+                found = self._compiled.forward(batch, self._forward)
+            else:
+                found = self._forward(batch)
         coming = {
             name: Stored(found[name], name, options.dtype, options.allow_nonfinite, options.amp, self._copies)
             for name in self.names
         }
         return lambda: {name: each.take() for name, each in coming.items()}
+
+    def _forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Activations of a batch, by layer."""
+        with self._hooks as hooks:
+            run_model(self.module, batch)
+            if hooks.unsettled():
+                run_model(self.module, batch[1:])
+                hooks.take()
+                run_model(self.module, batch)
+            return hooks.take()
 
     def ascents(self, images: Sequence[NDArray[np.uint8] | NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Signs (rows, columns, 3) of the gradient, at each image, of the cross-entropy of its own first class.

@@ -77,6 +77,7 @@ def reopen_network(
         input_size=tuple(found["input_size"]),
         device=str(found["device"]),
         trust_model=trust,
+        compile=bool(found.get("compile", False)),
         **{name: found[name] for name in IDENTITY_OPTIONS},
     )
     chosen = made["spec"] if model is None else model
