@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -115,6 +115,12 @@ class Counters:
             getattr(self, name)[...] += getattr(other, name)
         self.n_images += other.n_images
         self.n_pixels += other.n_pixels
+
+    def add_up(self, add: Callable[..., None]) -> None:
+        """Make this the sum of the parts of several processes: `add` replaces the int64 arrays it is given by sums."""
+        scalars = np.array([self.n_images, self.n_pixels], np.int64)
+        add(self.rows, self.chance, *(getattr(self, name) for name in DENSE), scalars)
+        self.n_images, self.n_pixels = scalars.tolist()
 
     def to_arrays(self) -> Arrays:
         """The state; intersections and chance as the entries that are not zero, since most concepts are rare."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,21 +20,25 @@ from torch import nn
 
 from ..data.dataset import Dataset
 from ..errors import BadInput, IncompleteRun, StorageFailure
-from ..kernels import AxisWeights, Chooser, ways_of
+from ..kernels import Chooser, ways_of
 from ..measure.counters import Counters
 from ..measure.dissection import Dissection
 from ..measure.iou import Scores, score_counters
 from ..measure.planes import ImagePlanes, image_planes
 from ..models import field_maps
 from ..options import ExtractOptions, ScoreOptions
-from ..quantile import Streams, Thresholds, find_thresholds
+from ..quantile import Thresholds, find_thresholds
+from ..ranks import caller_group, find_rank
 from ..store.activations import LayerArray
 from .control import Control
+from .group import Group
 from .loop import Loop
 from .planning import choose_streams, describe_field
 from .scoring import counting_device, label_rules, layer_weights, mask_thresholds
+from .watched import Watched, join_layers, share_images
 
-USED_OPTIONS = ("dtype", "tails", "layout", "prefix_tokens", "grid", "allow_nonfinite", "memory", "spill", "thresholds")
+USED_OPTIONS = ("dtype", "tails", "layout", "prefix_tokens", "grid", "allow_nonfinite", "memory", "spill", "thresholds",
+                "shard")  # fmt: skip
 """Options of `extract` that bear on a monitor."""
 USED_RULES = (
     "threads",
@@ -57,25 +61,6 @@ N_BEST = 5
 
 Given = Mapping[str, NDArray[np.float32]]
 """Thresholds (K,) by layer."""
-
-
-@dataclass
-class Watched:
-    """One layer: what stays from step to step, and what is counted in one."""
-
-    array: LayerArray
-    field_map: dict[str, Any] | None
-    """As run.json has it."""
-    chooser: Chooser
-    used: NDArray[np.float32] | None = None
-    """(K,) thresholds for masks in this step; None: there are none yet."""
-    counters: Counters | None = None
-    streams: Streams | None = None
-    """What the next thresholds come from."""
-    n_above: NDArray[np.int64] | None = None
-    """(K,) values of this step above the thresholds used."""
-    weights: dict[tuple[int, int], tuple[AxisWeights, AxisWeights]] = field(default_factory=dict)
-    """By mask grid."""
 
 
 class Monitor(Loop):
@@ -117,6 +102,11 @@ class Monitor(Loop):
         self._expected_size: tuple[int, int] | None = None
         """Of the network's input."""
         self._begin = self._overhead = 0.0
+        self._group: Group | None = None
+        """Of the processes that share the images, once they have begun; one process has none."""
+        self._came: list[int] = []
+        self._held: tuple[list[int], dict[str, NDArray[Any]]] = [], {}
+        """The last batch, which of several processes is counted once it is known whose its images are."""
 
     @property
     def thresholds(self) -> dict[str, NDArray[np.float32]]:
@@ -141,6 +131,9 @@ class Monitor(Loop):
     def __enter__(self) -> Self:
         if self._is_entered:
             raise BadInput("monitor", "a step within a step", "one after the other", "leave the first one before")
+        if self._group is None and self._options.shard is not None:
+            self._group = Group()
+        self._came, self._held = [], ([], {})
         self._number += 1
         self._begin, self._overhead = time.perf_counter(), 0.0
         with ExitStack() as stack:
@@ -155,9 +148,12 @@ class Monitor(Loop):
         if kind is not None:
             return
         begin = time.perf_counter()
-        if len(self._seen) < self._n_images:
-            got = f"{len(self._seen)} of the {self._n_images} images announced came"
+        n_images = len(self._seen) if self._group is None else self._settle(self._group)
+        if n_images != self._n_images:
+            got = f"{n_images} of the {self._n_images} images announced came"
             raise IncompleteRun(f"step {self._number}: {got}; nothing is written")
+        if self._group is not None:
+            join_layers(self._group, self._layers)
         line = self._describe()
         if self._is_running:
             self._found = {
@@ -167,6 +163,8 @@ class Monitor(Loop):
             }
             self._found_in = self._number
         now = time.perf_counter()
+        if self._group is not None and self._group.rank:
+            return
         line |= {"seconds": round(now - self._begin, 6), "overhead_seconds": round(self._overhead + now - begin, 6)}
         try:
             append_line(self._out, json.dumps(line | {"layers": line.pop("layers")}, ensure_ascii=False))
@@ -177,26 +175,44 @@ class Monitor(Loop):
         return False
 
     def _record(self, indices: list[int], maps: dict[str, NDArray[Any]], begin: float) -> None:
-        """Count a batch, and take its values in for the next thresholds."""
+        """Look at a batch, and take it in."""
         if not self._layers:
             self._open(maps)
         if self._input_size != self._expected_size:
             sizes = [" x ".join(map(str, size or (0, 0))) for size in (self._input_size, self._expected_size)]
             raise BadInput("images", f"a batch of {sizes[0]}", f"{sizes[1]} as at first", "use one input size")
-        images = self._planes_of(indices) if any(each.used is not None for each in self._layers.values()) else []
         for name, batch in maps.items():
             each = self._layers[name]
             if batch.shape[1:] != (each.array.n_units, *each.array.grid):
                 got, expected = batch.shape[1:], (each.array.n_units, *each.array.grid)
                 raise BadInput(f"layer {name}", f"activations {got}", f"{expected} as at first", "use one input size")
+        self._n_fresh += len(indices)
+        for i in indices:
+            self._seen.add(i)
+        if self._group is not None:
+            self._came += indices
+            (indices, maps), self._held = self._held, (indices, maps)
+        self._take_in(indices, maps)
+        self._overhead += time.perf_counter() - self._passed
+
+    def _settle(self, group: Group) -> int:
+        """Count what is this process's of the last batch; gives how many different images came to all of them."""
+        indices, maps = self._held
+        mine, n_images = share_images(group, self._came, indices)
+        self._take_in([indices[place] for place in mine], {name: batch[mine] for name, batch in maps.items()})
+        return n_images
+
+    def _take_in(self, indices: list[int], maps: dict[str, NDArray[Any]]) -> None:
+        """Count a batch, and take its values in for the next thresholds."""
+        if not indices:
+            return
+        images = self._planes_of(indices) if any(each.used is not None for each in self._layers.values()) else []
+        for name, batch in maps.items():
+            each = self._layers[name]
             if each.streams is not None:
                 each.streams.update(batch)
             if each.used is not None:
                 self._count(each, batch, images)
-        self._n_fresh += len(indices)
-        for i in indices:
-            self._seen.add(i)
-        self._overhead += time.perf_counter() - self._passed
 
     def _count(self, each: Watched, batch: NDArray[Any], images: list[ImagePlanes]) -> None:
         """Add one layer's counts over a batch."""
@@ -373,6 +389,10 @@ def open_monitor(
         raise BadInput("data", "none" if data is None else repr(data.spec), "a labelled dataset", "pass it")
     refuse_useless(options, USED_OPTIONS, ExtractOptions())
     refuse_useless(rules, USED_RULES, ScoreOptions(memory=rules.memory))
+    if options.shard is not None and caller_group() != options.shard:
+        got = f"{find_rank() or 'worker {}/{}'.format(*options.shard)}, and no group of torch.distributed to count with"
+        remedy = "open one (init_process_group), or pass shard=None in the process that monitors"
+        raise BadInput("monitor", got, "one process, or a group", remedy)
     if len(options.tails) != 1:
         raise BadInput("tails", f"{len(options.tails)} of them", "one", "a monitor counts with one")
     return Monitor(model, layers, out, n_images, data, thresholds, options, rules)
