@@ -11,7 +11,9 @@ import streamdissect
 
 PACKAGE = Path(streamdissect.__file__).parent
 FLOORS = [
-    {"errors", "tally", "atomic", "ranks", "richtext"},
+    {"errors", "tally", "ranks", "richtext"},
+    {"objects"},
+    {"atomic"},
     {"callables", "hdf5files", "options"},
     {"alignmentoptions", "perturboptions"},
     {"kernels"},

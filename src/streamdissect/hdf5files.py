@@ -6,11 +6,12 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import h5py
 
-from .atomic import replacing
+from .atomic import local_copy, replacing
 
 
 class Sparing(io.FileIO):
@@ -48,3 +49,10 @@ def creating_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
                 raise raw.failure
         if raw.failure is not None:
             raise raw.failure
+
+
+@contextmanager
+def reading_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to read, where it lies or, of an object, in a temporary copy."""
+    with local_copy(path) as copy, h5py.File(copy, "r", locking="best-effort") as file:
+        yield file

@@ -31,6 +31,8 @@ DTYPES = ("float16", "float32")
 LAYOUTS = ("auto", "nchw", "nhwc", "tokens")
 METHODS = ("exact", "histogram", "sketch")
 DISTRIBUTIONS = ("full", "none")
+BATCH = 32
+"""Images in a forward pass, where the memory does."""
 SPILLS = ("auto", "full", "candidates", "none")
 UPSAMPLING = ("rf", "half_pixel", "corners")
 MASK_TESTS = ("gt", "ge")
@@ -55,6 +57,15 @@ def cpu_count() -> int:
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else n_all
     is_bound = n_cores < n_all and (rank is None or rank.launcher != "torchrun")  # which binds no process to cores
     return max(1, n_cores if is_bound else n_cores // n_sharing)
+
+
+class Granted(int):
+    """A number of threads that nobody asked for: as many as there are cores."""
+
+
+def granted_threads() -> Granted:
+    """The threads of whoever says nothing of them."""
+    return Granted(cpu_count())
 
 
 def default_memory() -> int:
@@ -90,7 +101,7 @@ def default_shard() -> tuple[int, int] | None:
 class CommonOptions:
     """What every command that works on a run takes."""
 
-    threads: int = field(default_factory=cpu_count)
+    threads: int = field(default_factory=granted_threads)
     memory: int = field(default_factory=default_memory)
     """Bytes."""
     overwrite: bool = False
@@ -128,7 +139,8 @@ class ExtractOptions(CommonOptions):
     amp: str = "off"
     compile: bool = False
     """Whether whole batches go through the network as `torch.compile` makes it."""
-    batch_size: int = 32
+    batch_size: int | None = None
+    """None: BATCH, or as many as `memory` allows; it is settled when a run is made."""
     workers: int = 2
     dtype: str = "float16"
     tails: tuple[Fraction, ...] = (Fraction(1, 200),)
@@ -160,13 +172,12 @@ class ExtractOptions(CommonOptions):
         ):
             if self.spill == "candidates" and getattr(self, name) == value:
                 raise BadInput(f"--{name}", f"{value!r} with --spill candidates", "another", remedy)
-        for name in ("batch_size", "top_images"):
-            check_number(name, getattr(self, name), 1)
+        check_number("top_images", self.top_images, 1)
         check_number("seed", self.seed, 0)
         if self.seed >= 2**63:
             raise BadInput("seed", str(self.seed), "a whole number below 2**63", "choose another")
         check_number("workers", self.workers, 0)
-        for name in ("limit", "shard_images", "max_disk"):
+        for name in ("batch_size", "limit", "shard_images", "max_disk"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 1)
         if self.prefix_tokens is not None:

@@ -129,7 +129,17 @@ def test_a_profile_names_what_bounds_the_stage():
 def test_a_batch_beyond_the_memory_is_told_of(tmp_path):
     """By the process's own peak, so in a process of its own."""
     command = [sys.executable, "-m", "streamdissect", "extract", "--model", "shipped", "--layers", "relu5"]
-    command += ["--data", "synth:?n=40&size=128", "--memory", "300MB", "--profile", "--out", str(tmp_path / "run")]
+    command += [
+        "--data",
+        "synth:?n=40&size=128",
+        "--memory",
+        "300MB",
+        "--batch-size",
+        "32",
+        "--profile",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert re.search(r"a batch of 32 images took \d+ MB, beyond --memory 300 MB: lower --batch-size", done.stderr)
     assert re.search(r"profile: \d+\.\d\d s\n +waiting for images .* %\n +forward passes ", done.stderr)

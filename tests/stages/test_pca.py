@@ -50,7 +50,7 @@ def found(run, data):
 @pytest.fixture
 def one_by_one(monkeypatch):
     """A concept to a read, and no room for the maps of directions."""
-    monkeypatch.setattr("streamdissect.stages.pca.MOST_TOGETHER", 1)
+    monkeypatch.setattr("streamdissect.stages.pca_experiment.MOST_TOGETHER", 1)
     monkeypatch.setattr("streamdissect.stages.directed.KEPT_PART", 1 << 40)
 
 

@@ -59,7 +59,7 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     if values.get("dry_run"):
         del what["out"]
         plan = stage.plan_extract(**what, options=options, control=control)
-        output.show_json(plan.manifest) if values.get("json") else output.show(plan.describe())
+        output.show_json(plan.to_json()) if values.get("json") else output.show(plan.describe())
         return 0
     made = stage.extract(**what, options=options, control=control)
     facts = info(made.path)

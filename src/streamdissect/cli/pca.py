@@ -52,14 +52,19 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         if values.get("json"):
             output.show_json({"run": path, "finished": False})
         return 0
-    if values.get("json"):
+    show_result(found, path, options.name, bool(values.get("json")))
+    return 0
+
+
+def show_result(found: Alignment, path: str, name: str | None, as_json: bool) -> None:
+    """Print the tables of each layer, or one object."""
+    if as_json:
         output.show_json({"about": found.about, "concepts": found.rows()})
-        return 0
+        return
     for layer in found.layers:
         show_layer(found, layer)
-    folder = f"{path}/pca" if options.name is None else f"{path}/scores/{options.name}/pca"
+    folder = f"{path}/pca" if name is None else f"{path}/scores/{name}/pca"
     output.show(f"table: {folder}/pca.csv; figures: {folder}/figures; everything: {folder}/pca.h5")
-    return 0
 
 
 def show_layer(found: Alignment, layer: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..options import parse_limit
 from ..perturboptions import CLIPS, FILLS, LABELS_WARPS, PERTURBATIONS, THRESHOLDS_FROM, as_magnitudes
 from . import arguments, output
 from .allocator import keep_freed_memory
+
+if TYPE_CHECKING:
+    from ..measure.composition import Robustness
 
 
 def magnitudes(flag: str) -> Callable[[str], tuple[float, ...]]:
@@ -102,10 +105,16 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         if values.get("json"):
             output.show_json({"run": path, "finished": False})
         return 0
+    show_result(found, path, how.get("name"), bool(values.get("json")))
+    return 0
+
+
+def show_result(found: Robustness, path: str, name: str | None, as_json: bool) -> None:
+    """Print a table for each layer and one of composition, or one object."""
     summary, composition = found.summary(), found.composition()
-    if values.get("json"):
+    if as_json:
         output.show_json({"about": found.about, "summary": nulls(summary), "composition": nulls(composition)})
-        return 0
+        return
     for layer in found.outcomes:
         rows = [row for row in summary if row["layer"] == layer]
         n = int(found.result.layers[layer].is_detector.sum())
@@ -118,9 +127,8 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         head = list(composition[0])
         output.show_table([head, *([plain(row[name]) for name in head] for row in composition)])
         output.show("")
-    folder = f"{path}/perturb" if "name" not in how else f"{path}/scores/{how['name']}/perturb"
+    folder = f"{path}/perturb" if name is None else f"{path}/scores/{name}/perturb"
     output.show(f"tables: {folder}/summary.csv; figures: {folder}/figures; everything: {folder}/perturb.h5")
-    return 0
 
 
 def cell(row: dict[str, Any], name: str) -> str:

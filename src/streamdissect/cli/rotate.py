@@ -10,7 +10,7 @@ from ..alignmentoptions import CONTROLS, RotateOptions, parse_alphas
 from . import arguments, output
 
 if TYPE_CHECKING:
-    from ..measure.rotationset import RotationSummary
+    from ..measure.rotationset import Rotations, RotationSummary
 
 OPTIONS = (
     arguments.DATA,
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..options import RUN
-    from ..stages.rotate import rotate, rows_of
+    from ..stages.rotate import rotate
 
     aside = {"config", "json", "debug", "run", "data", "labels", "control"}
     options = RotateOptions(
@@ -55,17 +55,24 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         if values.get("json"):
             output.show_json({"run": path, "finished": False})
         return 0
-    if values.get("json"):
+    show_result(found, path, options.name, bool(values.get("json")))
+    return 0
+
+
+def show_result(found: Rotations, path: str, name: str | None, as_json: bool) -> None:
+    """Print a table for each layer, or one object."""
+    from ..stages.rotate import rows_of
+
+    if as_json:
         output.show_json({"about": found.about, "summary": rows_of(found)})
-        return 0
+        return
     rows = found.summary()
     for layer in found.layers:
         output.show(f"{layer}: mean and standard deviation over rotations; drop and p of unique detectors by category")
         output.show_table([HEAD, *lines_of([row for row in rows if row.layer == layer])])
         output.show("")
-    folder = f"{path}/rotate" if options.name is None else f"{path}/scores/{options.name}/rotate"
+    folder = f"{path}/rotate" if name is None else f"{path}/scores/{name}/rotate"
     output.show(f"tables: {folder}/summary.csv; figures: {folder}/figures; everything: {folder}/rotate.h5")
-    return 0
 
 
 def lines_of(rows: Sequence[RotationSummary]) -> list[list[str]]:

@@ -34,10 +34,11 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
     from ..options import RUN
     from ..perturboptions import ShowOptions
     from ..stages.show import show
+    from ..store.rundir import RunDir
 
     images = list(values.pop("words", []))
     path = os.environ.get("STREAMDISSECT_RUN", RUN)
-    if images and os.path.isfile(os.path.join(images[0], "run.json")):
+    if images and RunDir.exists(images[0]):
         path = images.pop(0)
     if not images:
         raise BadInput("image", "none", "[RUN] IMAGE...", "name an image of the dataset, or a file")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..data.dataset import Dataset
 from ..data.opening import open_dataset
 from ..errors import BadInput
-from ..options import ExtractOptions, with_options
+from ..options import BATCH, ExtractOptions, with_options
 from ..store.rundir import RunDir
 from .control import Control, Meter
 from .filling import Made, fill_shards
@@ -95,6 +95,7 @@ def record(
     control = control or Control()
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     images = choose_images(dataset, settings)
+    batch_size = settings.batch_size or BATCH
 
     def batch_of(indices: list[int]) -> dict[str, NDArray[Any]]:
         return {layer: checked(layer, maps, len(indices), settings) for layer, maps in compute(indices).items()}
@@ -109,11 +110,12 @@ def record(
         "data": dataset.images_fingerprint(),
         "which_images": digest_names(dataset, images),
         **{option: plain(getattr(settings, option)) for option in IDENTITY_OPTIONS},
+        "batch_size": batch_size,
     }
     if RunDir.exists(out):
         run = RunDir(out)
     else:
-        samples = batch_of(images[: settings.batch_size].tolist())
+        samples = batch_of(images[:batch_size].tolist())
         about = {
             "model": {"spec": name, "weights": None},
             "data": {"spec": dataset.spec, "images": len(dataset), "labels": []},
@@ -127,8 +129,8 @@ def record(
     def make(indices: list[int], meter: Meter) -> Made:
         maps = {spec.name: np.empty((len(indices), spec.n_units, *spec.grid), spec.dtype) for spec in layers_of(run)}
         begin = time.perf_counter()
-        for start in range(0, len(indices), settings.batch_size):
-            batch = indices[start : start + settings.batch_size]
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start : start + batch_size]
             found = batch_of(batch)
             for layer, whole in maps.items():
                 part = found.get(layer)

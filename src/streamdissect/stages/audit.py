@@ -262,6 +262,6 @@ def join_cases(audited: Audit) -> list[AuditRow]:
         category, tau = work.data.concepts.category, work.options.iou
         found += audit_rows(counters, category, tau, audited.unions, layer, case.upsample, case.tail)
     save_audit(work.results / "tables", found)
-    content = {"schema_version": SCHEMA_VERSION, "run": os.path.abspath(work.run.path), "rule": audited.settings}
+    content = {"schema_version": SCHEMA_VERSION, "run": work.run.full_name, "rule": audited.settings}
     write_json(work.results / "audit.json", content | {"rows": [asdict(row) for row in found]})
     return found

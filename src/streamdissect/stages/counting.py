@@ -9,11 +9,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..atomic import describe_file
 from ..measure.blocks import POOL_BYTES, BlockTally
 from ..measure.counters import Counters
 from ..measure.planes import ImagePlanes, LaidOut
 from ..store.claims import Claims
-from ..store.masks import MaskWriter, creating_masks, describe_file
+from ..store.masks import MaskWriter, creating_masks
 from ..store.partials import Ledger, save_arrays, with_prefix
 from ..tally import Arrays
 from .ahead import read_ahead

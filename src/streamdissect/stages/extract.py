@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -23,16 +24,28 @@ from ..errors import BadInput
 from ..models import field_maps, load_model, resolve_layers
 from ..models.layers import LayerRef
 from ..models.loading import LoadedModel
-from ..models.programs import check_batches
-from ..options import RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions, cpu_count, with_options
+from ..models.programs import check_batches, fixed_batch
+from ..options import BATCH, RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions, Granted, with_options
+from ..store.activations import LayerArray
 from ..store.rundir import RunDir
 from .control import Control, Meter
 from .filling import Made, fill_shards
 from .forward import Launched, Network, iter_images, torch_threads
+from .memoryplan import FORWARD_FACTOR, Division, Facts, divide, own_bytes, state_bytes
 from .place import refuse_other_content, remove_run
-from .planning import Plan, plain, plan_run, require_identity
+from .planning import (
+    SHARD_BYTES,
+    SHARD_IMAGES,
+    Plan,
+    choose_streams,
+    fit_shard,
+    plain,
+    plan_run,
+    require_identity,
+)
 from .recording import layers_of, peak_bytes
 from .selection import choose_images, choose_input_size, digest_names, split_names
+from .spilling import expect_disk
 
 IDENTITY_OPTIONS = (
     "dtype",
@@ -60,6 +73,8 @@ IDENTITY_OPTIONS = (
 """Options that belong to a run's identity; the rest may change from one call to the next."""
 
 
+MEASURED = 2
+"""Images whose forward pass tells what others take; of one alone some networks leave the axis of the batch open."""
 LABELS_LOOKED_AT = 16
 """Images whose labels are read before the work."""
 
@@ -123,6 +138,7 @@ def extract(
         refuse_other_content(out)
     run = RunDir(out) if RunDir.exists(out) else RunDir.create(out, plan_work(work, control).manifest)
     follow_threads(run, work, control)
+    follow_batch(run, work)
     require_identity(run, work.identity)
     require_labels(run, work.dataset)
     with torch_threads(work.identity["torch_threads"]):
@@ -136,10 +152,18 @@ def follow_threads(run: RunDir, work: Work, control: Control) -> None:
     What a machine grants differs from node to node and with the number of ranks on it; activations depend on them.
     """
     made = run.manifest["identity"].get("torch_threads")
-    if isinstance(made, int) and made != work.options.threads == cpu_count():
+    if isinstance(made, int) and made != work.options.threads and isinstance(work.options.threads, Granted):
         control.say(f"forward passes on {made} threads, as the run was begun; here are {work.options.threads}")
         work.identity["torch_threads"] = made
         work.sampled.clear()  # by another number of threads
+
+
+def follow_batch(run: RunDir, work: Work) -> None:
+    """Take the size of batches from a run that is there, unless one was asked for: activations depend on it."""
+    made = run.manifest["identity"].get("batch_size")
+    if isinstance(made, int) and work.options.batch_size is None and made != work.identity["batch_size"]:
+        work.settle_batch(made)
+        work.sampled.clear()
 
 
 def plan_extract(
@@ -153,7 +177,8 @@ def plan_extract(
     control: Control | None = None,
 ) -> Plan:
     """What `extract` would make, from a forward pass over the first images. BadInput as `extract`."""
-    return plan_work(prepare(model, data, layers, weights, options or ExtractOptions(), labels), control or Control())
+    work = prepare(model, data, layers, weights, options or ExtractOptions(), labels)
+    return plan_work(work, control or Control(), is_told=True)
 
 
 @dataclass(frozen=True)
@@ -174,6 +199,10 @@ class Work:
     sampled: dict[tuple[int, ...], dict[str, NDArray[Any]]] = field(default_factory=dict)
     """Activations of the batch that the plan was made from, by its images, until they are used."""
 
+    def settle_batch(self, batch_size: int) -> None:
+        """Images in a forward pass, from now on."""
+        self.identity["batch_size"] = self.network.batch_size = batch_size
+
 
 def prepare(
     model: nn.Module | str,
@@ -190,7 +219,7 @@ def prepare(
     images = choose_images(dataset, options)
     look_at_labels(base_of(dataset), images)
     size = choose_input_size(dataset, images, options.input_size)
-    check_batches(loaded.module, len(images), options.batch_size, options.shard_images)
+    check_batches(loaded.module, len(images), options.batch_size or BATCH, options.shard_images)
     network = Network(loaded.module, refs, options)
     identity = {
         "model": loaded.spec,
@@ -205,6 +234,7 @@ def prepare(
         "torch_threads": options.threads,
         **({"compile": True} if options.compile else {}),
         **{name: plain(getattr(options, name)) for name in IDENTITY_OPTIONS},
+        "batch_size": network.batch_size,
     }
     return Work(dataset, loaded, refs, network, images, size, options, identity)
 
@@ -225,13 +255,27 @@ def require_labels(run: RunDir, dataset: Dataset) -> None:
         raise BadInput("--labels", got, f"{expected} as when {run.path} was made", remedy)
 
 
-def plan_work(work: Work, control: Control) -> Plan:
-    """What the run will be, from a forward pass over its first images. Makes nothing."""
-    first = work.images[: work.options.batch_size].tolist()
+def plan_work(work: Work, control: Control, is_told: bool = False) -> Plan:
+    """What the run will be, from a forward pass over its first images. Makes nothing.
+
+    The memory is divided if the size of batches is to follow from it, or if the plan is to tell of it.
+    """
+    options, division = work.options, None
+    is_chosen = options.batch_size is None and fixed_batch(work.network.module) is None
+    if is_chosen or is_told:
+        with torch_threads(options.threads):
+            division = divide_memory(work, is_chosen)
+    if division is not None and is_chosen:
+        if division.batch_size < min(work.network.batch_size, len(work.images)):
+            limit = f"--memory {options.memory / 1e6:.0f} MB"
+            control.say(f"batches of {division.batch_size} images: more do not fit into {limit}")
+            work.settle_batch(division.batch_size)
+        options = replace(options, batch_size=work.network.batch_size, shard_images=division.shard_images)
+    first = work.images[: work.network.batch_size].tolist()
     before = peak_bytes()
     with torch_threads(work.options.threads):
         samples = work.network.activations(list(iter_images(work.dataset, first, work.size, work.options.workers)))
-        if before < (peak := peak_bytes()) > work.options.memory:
+        if not is_chosen and before < (peak := peak_bytes()) > work.options.memory:
             limit = f"--memory {work.options.memory / 1e6:.0f} MB"
             control.say(f"a batch of {len(first)} images took {peak / 1e6:.0f} MB, beyond {limit}: lower --batch-size")
         fields = field_maps(work.network.module, work.refs, work.size, work.options.layout)
@@ -244,7 +288,36 @@ def plan_work(work: Work, control: Control) -> Plan:
             "labels": [labeller.spec for labeller in labellers_of(work.dataset)],
         },
     }
-    return plan_run(work.identity, about, samples, fields, len(work.images), work.size, work.options, control)
+    plan = plan_run(work.identity, about, samples, fields, len(work.images), work.size, options, control)
+    if not is_told:
+        return plan
+    return replace(plan, division=division, disk=expect_disk(samples, plan.manifest, options))
+
+
+def divide_memory(work: Work, is_chosen: bool) -> Division:
+    """What goes where, from a forward pass of two images; of the batch that is asked for, where it is not chosen."""
+    options, n_images = work.options, len(work.images)
+    first = work.images[: fixed_batch(work.network.module) or MEASURED].tolist()
+    process = own_bytes()
+    samples, live = work.network.measure(list(iter_images(work.dataset, first, work.size, 0)))
+    layers = []
+    for name, sample in samples.items():
+        spec = LayerArray(name, sample.shape[1], (sample.shape[2], sample.shape[3]), str(sample.dtype), "none", 1)
+        layers.append((spec, *choose_streams(spec, n_images, options, len(samples), Control())))
+    rows, columns = work.dataset.image_size(int(work.images[0]))
+    stored = sum(sample[0].nbytes for sample in samples.values())
+    facts = Facts(
+        process=process,
+        state=state_bytes(layers, n_images, options.top_images),
+        pictures=3 * (2 * options.workers + 3) * max(rows * columns, work.size[0] * work.size[1]),
+        image_forward=math.ceil(FORWARD_FACTOR * live / len(first)) + 3 * work.size[0] * work.size[1],
+        image_stored=stored,
+    )
+    batch_size = min(work.network.batch_size, n_images)
+    if not is_chosen:
+        return Division(facts, batch_size, options.shard_images or fit_shard(stored, n_images, options))
+    shard_bytes = min(SHARD_BYTES, stored * min(n_images, SHARD_IMAGES))
+    return divide(facts, options.memory, batch_size, shard_bytes, options.shard_images)
 
 
 def record_shards(run: RunDir, work: Work, control: Control) -> None:
@@ -274,9 +347,9 @@ def forward_shard(
             maps[name][start : start + n_images] = found
         meter.advance(n_images)
 
-    for start in range(0, len(images), work.options.batch_size):
+    for start in range(0, len(images), work.network.batch_size):
         begin = time.perf_counter()
-        batch = list(islice(source, work.options.batch_size))
+        batch = list(islice(source, work.network.batch_size))
         decoded = time.perf_counter()
         known = work.sampled.pop(tuple(images[start : start + len(batch)]), None)
         launched.append((start, len(batch), work.network.launch(batch) if known is None else partial(dict, known)))

@@ -18,9 +18,10 @@ from ..data.dataset import Dataset
 from ..errors import BadInput
 from ..models.hooks import ActivationHooks, run_model
 from ..models.layers import LayerRef
-from ..options import ExtractOptions
+from ..options import BATCH, ExtractOptions
 from ..ranks import find_rank
 from .compiled import Compiled
+from .livebytes import LiveBytes
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LARGEST_FLOAT16 = 65504.0
@@ -108,6 +109,8 @@ class Network:
         self.module = module.to(self.device)
         self.names = [ref.name for ref in refs]
         self.options = options
+        self.batch_size = options.batch_size or BATCH
+        """Images in a whole batch; what the memory allows is settled with the plan."""
         hooks = partial(ActivationHooks, self.module, refs, options.layout, options.prefix_tokens, options.grid)
         self._hooks = hooks()
         self._compiled: Compiled | None = None
@@ -146,7 +149,7 @@ class Network:
         casting = nullcontext() if amp is None else torch.autocast(self.device.type, dtype=amp)
         with torch.inference_mode(), casting:
             batch = self.prepare(images).contiguous(memory_format=self._order)
-            if self._compiled is not None and len(batch) == options.batch_size:  # another size would compile anew
+            if self._compiled is not None and len(batch) == self.batch_size:  # another size would compile anew
                 found = self._compiled.forward(batch, self._forward)
             else:
                 found = self._forward(batch)
@@ -155,6 +158,16 @@ class Network:
             for name in self.names
         }
         return lambda: {name: each.take() for name, each in coming.items()}
+
+    def measure(self, images: Sequence[NDArray[np.uint8]]) -> tuple[dict[str, NDArray[np.generic]], int]:
+        """What `activations` gives, about, and the bytes of the host that the tensors of it take at the most."""
+        compiled, self._compiled = self._compiled, None
+        try:
+            with LiveBytes() as live:
+                found = self.activations(images)
+        finally:
+            self._compiled = compiled
+        return found, live.peak_bytes
 
     def _forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Activations of a batch, by layer."""

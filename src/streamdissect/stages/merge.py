@@ -18,6 +18,7 @@ from ..kernels import kernel_backend
 from ..measure.blocks import sum_blocks
 from ..measure.counters import Counters
 from ..measure.dissection import Dissection, LayerDissection, dissect_layer
+from ..objects import place
 from ..options import ScoreOptions
 from ..store.partials import name_shards, under_prefix
 from ..store.results import save_dissection
@@ -97,7 +98,7 @@ def merge(
         raise IncompleteRun(f"merge: {name_shards(missing, work.run.n_shards)} missing; pass their parts too")
     result = combine(work, lambda prefix: (under_prefix(prefix, held[s]) for s in sorted(held)), seconds, peak_bytes())
     if out is not None:
-        save_results(Path(out), result)
+        save_results(place(out), result)
     return attach_masks(result, lambda: work)
 
 
@@ -228,7 +229,7 @@ def describe_run(work: Scoring, result: Dissection, seconds: dict[str, float], p
     identity = work.run.manifest["identity"]
     return {
         "schema_version": SCHEMA_VERSION,
-        "run": os.path.abspath(work.run.path),
+        "run": work.run.full_name,
         "model": work.run.manifest["model"]["spec"],
         "weights": work.run.manifest["model"]["weights"],
         "data": work.data.spec,

@@ -20,7 +20,7 @@ from ..measure.robustness import RobustnessTally, find_outcome
 from ..options import RUN, with_options
 from ..perturboptions import DEFAULT_PERTURBATIONS, PERTURBATIONS, PerturbOptions
 from ..store.claims import Claims
-from ..store.partials import Ledger, save_arrays, with_prefix
+from ..store.partials import Ledger, name_shards, save_arrays, with_prefix
 from ..store.robustness import COUNTERS, FILE, Part, load_robustness, save_outcomes, save_robustness_tables
 from ..store.rundir import RunDir
 from ..tally import Arrays
@@ -31,6 +31,7 @@ from .perturb_experiment import Experiment, Row
 from .perturb_figures import draw_figures, draw_panel
 from .perturb_thresholds import find_all_thresholds
 from .perturb_work import chosen_perturbations, open_network, open_scored
+from .scored_work import begun_settings
 from .shards import await_fellows, iter_claimed, own_shards
 
 
@@ -114,11 +115,44 @@ def perturb(
     work.keep_settings()
     if panel is not None and options.overwrite:  # which took it away with the rest
         draw_panel(scored, work.network, work.folder, panel, units, chosen, options)
-    if options.thresholds_from == "recompute" and not find_all_thresholds(work, control):
-        return None
+    if options.thresholds_from == "recompute":
+        find_all_thresholds(work, control)
     count_parts(work, control)
     if any(ledger.missing() for ledger in work.ledgers.values()):
         return None
+    return write_results(work)
+
+
+def merge_robustness(
+    run: RunDir | str | os.PathLike[str],
+    data: Dataset | str | os.PathLike[str] | None,
+    common: PerturbOptions,
+) -> Robustness:
+    """Join what the workers of `perturb` left in a run; `common` has the name, threads and memory.
+
+    Raises
+    ------
+    BadInput
+        The run was not perturbed.
+    IncompleteRun
+        Not every part of the images is finished; it names them.
+    """
+    made = begun_settings(run, "perturb", common.name)
+    limit = made["limit"]
+    terms = {name: made[name] for name in ("layers", "seed", "thresholds_from", "labels_warp", "mean", "std")}
+    first = int(limit.removeprefix("first:")) if isinstance(limit, str) else None
+    options = replace(common, **terms, limit=limit if first is None else first, is_first=first is not None)
+    scored = open_scored(run, data, None, options.name, options)
+
+    def refuse(layers: Sequence[str]) -> Network:
+        raise AssertionError(f"joining runs no network, and asked for {layers}")
+
+    work = Experiment(scored, scored.layers(options.layers), options, [], refuse)
+    work.keep_settings()
+    for row, ledger in rows_begun(work):
+        if missing := ledger.missing():
+            which, of = name_shards(missing, len(work.parts)), f"{row['text']}, trial {row['trial']}"
+            raise IncompleteRun(f"perturb: {which} not finished for {of}; run the same perturb again")
     return write_results(work)
 
 
@@ -161,13 +195,13 @@ def tell_estimate(counter: PartCounter, total: int, control: Control) -> None:
 
 def write_results(work: Experiment) -> Robustness:
     """Join the parts of every row that is whole, those of earlier calls too, and write everything."""
-    described = list(whole_rows(work))
+    described = [(row, ledger) for row, ledger in rows_begun(work) if not ledger.missing()]
     texts = list(dict.fromkeys(row["text"] for row, _ in described))
     firsts = [next(row for row, _ in described if row["text"] == text) for text in texts]
     settings = tuple(Setting(row["text"], row["kind"], row["magnitude"], row["label"]) for row in firsts)
     trials = tuple((texts.index(row["text"]), int(row["trial"])) for row, _ in described)
     names = tuple(work.scored.data.names[index] for index in work.images.tolist())
-    about = {**work.settings(), "tau": str(work.scored.tau), "run": os.path.abspath(work.scored.run.path)}
+    about = {**work.settings(), "tau": str(work.scored.tau), "run": work.scored.run.full_name}
     work.folder.mkdir(parents=True, exist_ok=True)
     parts = combine(work, [ledger for _, ledger in described])
     save_outcomes(work.folder / FILE, parts, settings, trials, names, about)
@@ -177,20 +211,19 @@ def write_results(work: Experiment) -> Robustness:
     return found
 
 
-def whole_rows(work: Experiment) -> Iterator[tuple[dict[str, Any], Ledger]]:
-    """Rows whose every part is counted, by kind, magnitude and trial, the clean images first."""
-    found = []
-    for path in (work.partial / "rows").glob("*/row.json"):
-        ledger = Ledger(path.parent, len(work.parts))
-        if not ledger.missing():
-            found.append((json.loads(path.read_text(encoding="utf-8")), ledger))
+def rows_begun(work: Experiment) -> list[tuple[dict[str, Any], Ledger]]:
+    """Every row asked for so far, by kind, magnitude and trial, the clean images first."""
+    found = [
+        (json.loads(path.read_text(encoding="utf-8")), Ledger(path.parent, len(work.parts)))
+        for path in (work.partial / "rows").glob("*/row.json")
+    ]
     order = [CLEAN, *(name.replace("_", "-") for name in PERTURBATIONS)]
 
     def place(row: dict[str, Any]) -> tuple[Any, ...]:
         kind = row["kind"]
         return (order.index(kind) if kind in order else len(order), kind, row["magnitude"], row["text"], row["trial"])
 
-    yield from sorted(found, key=lambda each: place(each[0]))
+    return sorted(found, key=lambda each: place(each[0]))
 
 
 def combine(work: Experiment, ledgers: list[Ledger]) -> Iterator[Part]:

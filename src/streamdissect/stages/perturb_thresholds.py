@@ -12,11 +12,11 @@ from ..tally import Arrays
 from .control import Control, Meter
 from .perturb_counting import PartCounter
 from .perturb_experiment import Experiment, Row
-from .shards import await_fellows, iter_claimed
+from .shards import iter_until_whole, own_first
 
 
-def find_all_thresholds(work: Experiment, control: Control) -> bool:
-    """Thresholds of every row from its own maps, in a pass of its own; False where other workers have not ended it."""
+def find_all_thresholds(work: Experiment, control: Control) -> None:
+    """Thresholds of every row from its own maps, in a pass of its own, which is whole before anything is counted."""
     rows = [row for row in work.rows() if row[0] is not None]
     ledgers = {name: Ledger(work.partial / "thresholds" / name, len(work.parts)) for _, _, name in rows}
     for ledger in ledgers.values():
@@ -27,23 +27,17 @@ def find_all_thresholds(work: Experiment, control: Control) -> bool:
 
     claims_folder = work.partial / "thresholds" / "claims"
     claims_folder.mkdir(parents=True, exist_ok=True)
-    shard, total = work.options.shard, len(work.images) * len(rows)
+    parts = own_first(len(work.parts), work.options.shard)
+    total = sum(sum(map(len, work.parts[part])) * len(left_of(part)) for part in parts)
     with Claims(claims_folder) as claims, control.metering("thresholds", total, "image") as meter:
-        for part, is_mine in iter_claimed(len(work.parts), shard, lambda part: not left_of(part), claims, control):
-            if not is_mine:
-                continue
+        for part in iter_until_whole(parts, lambda part: not left_of(part), claims, control):
             counter = work.counter(part, control)
             for row in left_of(part):
                 streams, ledger = gather_streams(work, counter, row, meter), ledgers[row[2]]
                 ledger.commit(part, {"file": save_arrays(ledger.data_path(part), streams)})
             claims.forget(part)
-        await_fellows(len(work.parts), work.options, lambda part: not left_of(part), claims, control)
-    if any(ledger.missing() for ledger in ledgers.values()):
-        control.say("perturb: other workers have thresholds to find; when they have ended, the same command goes on")
-        return False
     for _, _, name in rows:
         work.thresholds[name] = {layer: merged_threshold(work, ledgers[name], i) for i, layer in enumerate(work.layers)}
-    return True
 
 
 def empty_streams(work: Experiment, layer: str) -> Streams:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from ..measure.fieldmap import FieldMap
-from ..options import ExtractOptions
+from ..options import BATCH, ExtractOptions
 from ..quantile import LARGEST_CAPACITY, BinnedTail, BufferedTail, Histogram, KllSketch, ReqSketch, tail_rank
 from ..store.activations import LayerArray, choose_chunk
 from ..store.rundir import RunDir
 from .control import Control
 from .gathering import StreamPlan
+from .memoryplan import Division, megabytes
 from .spilling import STORED, choose_spill
 
 SHARD_BYTES, SHARD_IMAGES = 64 << 20, 512
@@ -45,6 +46,10 @@ class Plan:
     shard_bytes: int
     total_bytes: int
     """Of activations, before compression."""
+    division: Division | None = None
+    """Of the memory, where it was asked for."""
+    disk: dict[str, int] | None = None
+    """Bytes by what takes them, where that was asked for."""
 
     @property
     def is_partial(self) -> bool:
@@ -65,7 +70,17 @@ class Plan:
                 f"  {spec.name}: {spec.n_units} units, {spec.grid[0]}x{spec.grid[1]}, {spec.dtype}, "
                 f"codec {spec.codec}, {spec.chunk_images} images a chunk, field {field['text'] if field else 'unknown'}"
             )
+        if self.division is not None:
+            lines += self.division.describe()
+        if self.disk is not None:
+            parts = ", ".join(f"{what} {megabytes(n_bytes)}" for what, n_bytes in self.disk.items())
+            lines.append(f"disk: about {megabytes(sum(self.disk.values()))}: {parts}")
         return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """For --json: what run.json will be, the memory and the disk."""
+        memory = None if self.division is None else self.division.to_json()
+        return self.manifest | {"memory": memory, "disk": self.disk}
 
 
 def plan_run(
@@ -144,7 +159,8 @@ def fit_shard(image_bytes: int, n_images: int, options: ExtractOptions) -> int:
     """Images to a shard: whole batches of about SHARD_BYTES, fewer where the memory or the run is small."""
     most = max(1, min(SHARD_BYTES, options.memory // SHARD_PART) // image_bytes)
     most = min(most, n_images, SHARD_IMAGES)
-    return most // options.batch_size * options.batch_size or most
+    batch_size = options.batch_size or BATCH
+    return most // batch_size * batch_size or most
 
 
 def choose_streams(

@@ -216,14 +216,14 @@ class WorkerStates:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._seen: dict[Path, tuple[int, int]] = {}
+        self._seen: dict[Path, tuple[int, int, int]] = {}
         self._held: set[int] = set()
 
     def recover(self) -> set[int]:
         """Commit the shards whose process died between saving its state and saying so; all shards that states hold."""
         for path in self._ledger.worker_paths():
             status = path.stat()
-            stamp = status.st_mtime_ns, status.st_size
+            stamp = status.st_mtime_ns, status.st_size, status.st_ino  # objects tell whole seconds, and a tag as this
             if self._seen.get(path) == stamp:
                 continue
             state = load_state(path, ("commits", "held").__contains__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -36,12 +36,22 @@ from ..tally import Arrays
 from .alignment_figures import draw_rotations
 from .control import Control, Meter
 from .directed import DirectedPasses, count_directed, for_masks
-from .scored_work import ScoredWork, finish_items, keep_experiment, open_scored_work, unit_moments
+from .scored_work import (
+    ScoredWork,
+    begun_settings,
+    finish_items,
+    keep_experiment,
+    open_scored_work,
+    share_out,
+    unit_moments,
+)
 
 MOST_TOGETHER = 8
 """Rotations that share a read of the activations: what a kill may cost."""
 POWER_MATRICES = 16
 """Float64 matrices in memory while a rotation is taken apart into its planes."""
+PARTS_OF_WORKER = 2
+"""At least, where there are several: parts take equally long, and their number is seldom a multiple of the workers'."""
 COUNTERS_PART = 8
 """Part of the memory that their counters may take."""
 
@@ -94,24 +104,59 @@ def rotate(
     control = control or Control()
     options = with_options(options or RotateOptions(), named)
     work = open_scored_work(run, data, labels, options.name, options, "rotate", control)
+    items, ledger, about = cut_into_items(work, options)
+    if not count_items(work, items, ledger, options, control):
+        return None
+    return write_results(work, items, ledger, about)
+
+
+def merge_rotations(
+    run: RunDir | str | os.PathLike[str],
+    data: Dataset | str | os.PathLike[str] | None,
+    common: RotateOptions,
+    control: Control,
+) -> Rotations:
+    """Join what the workers of `rotate` left in a run; `common` has the name, threads and memory.
+
+    Raises
+    ------
+    BadInput
+        The run was not rotated.
+    IncompleteRun
+        Not every item is finished; it names them.
+    """
+    made = begun_settings(run, "rotate", common.name)
+    terms = {key: made[key] for key in ("layers", "alphas", "seeds", "seeds_between")}
+    options = replace(common, **terms, controls=made["control"])
+    work = open_scored_work(run, data, None, options.name, options, "rotate", control)
+    items, ledger, about = cut_into_items(work, options)
+    ledger.require_complete()
+    return write_results(work, items, ledger, about)
+
+
+def cut_into_items(work: ScoredWork, options: RotateOptions) -> tuple[list[Item], Ledger, dict[str, Any]]:
+    """What each commit is of, as whoever came first cut it, the commits, and the terms of the result."""
     positions = work.layers(options.layers)
     rotations = plan_rotations(options.alphas, options.seeds, options.seeds_between, options.controls)
-    settings = {
+    most = choose_together(work, positions)
+    about = {
         "layers": [work.scoring.layers[position].name for position in positions],
         "alphas": list(options.alphas),
         "seeds": options.seeds,
         "seeds_between": options.seeds_between,
         "control": list(options.controls),
         "scoring": work.scoring.settings,
-        "together": choose_together(work, positions),
     }
+    together = share_out(len(rotations), most, len(positions), options.shard, PARTS_OF_WORKER)
+    settings = about | {"together": together}
     made = keep_experiment(work.ledger("rotate", 0), work.folder("rotate"), settings, options)
     items = plan_items(positions, rotations, int(made["together"]))
-    ledger = work.ledger("rotate", len(items))
-    if not count_items(work, items, ledger, options, control):
-        return None
-    about = {key: value for key, value in settings.items() if key != "together"}
-    result = gather(work, items, ledger, about | {"run": os.path.abspath(work.run.path)})
+    return items, work.ledger("rotate", len(items)), about
+
+
+def write_results(work: ScoredWork, items: list[Item], ledger: Ledger, about: dict[str, Any]) -> Rotations:
+    """Join the items, and write everything."""
+    result = gather(work, items, ledger, about | {"run": work.run.full_name})
     save_rotations(work.folder("rotate"), result)
     draw_rotations(result, work.folder("rotate") / "figures")
     return result

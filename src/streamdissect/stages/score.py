@@ -189,5 +189,5 @@ def score_partial(
         found[shard], seconds = count_shard(work, shard, control, Meter())
         for key, value in seconds.items():
             total[key] = total.get(key, 0.0) + value
-    path = os.path.abspath(work.run.path)
+    path = work.run.full_name
     return Partial(path, work.settings, work.options, work.data, found, total)

@@ -83,8 +83,7 @@ class ScoredWork:
 
     def ledger(self, stage: str, n_items: int) -> Ledger:
         """Commits of an experiment's items."""
-        name = stage if self.name is None else f"{stage}-{self.name}"
-        return Ledger(self.run.path / "partial" / name, n_items)
+        return Ledger(self.run.path / "partial" / stage_name(stage, self.name), n_items)
 
 
 def open_scored_work(
@@ -149,6 +148,34 @@ def keep_experiment(ledger: Ledger, folder: Path, settings: dict[str, Any], opti
             remedy = "give that, or start anew with --overwrite"
             raise BadInput(f"--{key.replace('_', '-')}", got, f"{before}, as it was begun", remedy)
     return made
+
+
+def share_out(n: int, most: int, n_layers: int, shard: tuple[int, int] | None, each: int = 1) -> int:
+    """How many of the n things of a layer to take together: `most`, or fewer where workers want `each` parts or more.
+
+    The parts of a layer are about equal, and no more than that takes, for each reads all activations.
+    """
+    n_parts = max(1, math.ceil(n / most))
+    if shard is not None:
+        n_parts = max(n_parts, math.ceil(each * shard[1] / n_layers))
+    return max(1, math.ceil(n / n_parts))
+
+
+def begun_settings(run: RunDir | str | os.PathLike[str], stage: str, name: str | None) -> dict[str, Any]:
+    """The settings that an experiment was begun with; BadInput where it was not."""
+    opened = run if isinstance(run, RunDir) else RunDir(run)
+    check_name(name)
+    made = settings_in(Ledger(opened.path / "partial" / stage_name(stage, name), 0))
+    if made is None:
+        option = f" --name {name}" if name else ""
+        got = f"{str(opened.path)!r}, in which no {stage} was begun"
+        raise BadInput("run", got, "one in which it was", f"run: streamdissect {stage} {opened.path}{option}")
+    return made
+
+
+def stage_name(stage: str, name: str | None) -> str:
+    """Of an experiment on a scoring, under `partial`."""
+    return stage if name is None else f"{stage}-{name}"
 
 
 def finish_items(

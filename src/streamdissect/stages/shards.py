@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import BadInput, IncompleteRun
@@ -66,6 +66,38 @@ def iter_claimed(
             is_told = True
         if left:
             time.sleep(WAIT_SECONDS)
+
+
+def iter_until_whole(
+    shards: Sequence[int], is_done: Callable[[int], bool], claims: Claims, control: Control
+) -> Iterator[int]:
+    """The shards that this process is to do, now, under its claims, until every one of `shards` is done.
+
+    For a pass that the next one rests on. What nobody has claimed is taken, whoever's part it was, for its worker may
+    never begin: so nobody is waited for but those who are at work.
+    """
+    left, is_told = list(shards), False
+    while left := [each for each in left if not is_done(each)]:
+        n_taken = 0
+        for each in left:
+            control.check()
+            if claims.take(each):
+                n_taken += 1
+                if is_done(each):  # finished between the two looks
+                    claims.release(each)
+                else:
+                    yield each
+        if not n_taken:
+            if not is_told:
+                control.say(f"waiting for shard {left[0]}, claimed by {claims.describe(left[0])}")
+                is_told = True
+            time.sleep(WAIT_SECONDS)
+
+
+def own_first(n_shards: int, shard: tuple[int, int] | None) -> list[int]:
+    """All shards: those of a worker, then the others from the end, whose workers may have begun at the front."""
+    own = own_shards(n_shards, shard)
+    return [*own, *sorted(set(range(n_shards)) - set(own), reverse=True)]
 
 
 def await_fellows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +91,18 @@ def expect_bytes(
         shares = [packed_share(part, codecs[name]) for part in parts]
         total += min(whole, round(HEADROOM * whole * sum(shares) / len(shares)))
     return total
+
+
+def expect_disk(
+    samples: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any], options: ExtractOptions
+) -> dict[str, int]:
+    """Bytes of the activations of a run that is planned, by the first images; see `choose_spill`."""
+    spill, codecs = (
+        manifest["identity"]["spill"],
+        {each["array"]["name"]: each["array"]["codec"] for each in manifest["layers"]},
+    )
+    n_images = int(manifest["plan"]["n_images"])
+    return {"activations": 0 if spill == "none" else expect_bytes(samples, codecs, n_images, spill, options)}
 
 
 def candidates_of(sample: NDArray[np.floating], options: ExtractOptions, part: float) -> NDArray[np.floating]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..atomic import digest_file, remove_tree
 from ..errors import BadInput, IncompleteRun
+from ..objects import place
 from ..options import RUN
 from ..store.partials import Ledger, load_arrays
 from ..store.results import load_dissection
@@ -40,7 +41,7 @@ def info(run: str | os.PathLike[str] = RUN, unit: str | None = None) -> dict[str
             "experiments": experiments_of(opened, name),
         }
     return {
-        "run": os.path.abspath(opened.path),
+        "run": opened.full_name,
         "model": {**manifest["model"], "weights": manifest["model"]["weights"] or "as the callable returns it"},
         "data": {**manifest["data"], "labels": manifest["data"].get("labels") or "the dataset's own"},
         "images": manifest["plan"]["n_images"],
@@ -201,7 +202,7 @@ def clean(run: str | os.PathLike[str] = RUN) -> dict[Path, int]:
     The same extract restores them; for a run that was captured nothing does. BadInput while others work on the run.
     """
     found = disposable(run)
-    require_alone((Path(run) / "partial").glob("*/claims"), None, "clean")
+    require_alone((place(run) / "partial").glob("*/claims"), None, "clean")
     for path in found:
         remove_tree(path)
     return found

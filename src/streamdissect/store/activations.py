@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from ..atomic import ASIDE, digest_file, sync
+from ..atomic import ASIDE, describe_file, digest_file, sync
 from ..errors import IncompleteRun
+from ..objects import ObjectPath
 from .shardfile import DamagedShard, Encoded, ShardForm, decode_rows, fetch_rows, write_shard
 
 CHUNK_BYTES, CHUNK_IMAGES = 4 << 20, 64
@@ -78,9 +79,9 @@ class ActivationStore:
     def create(self) -> None:
         """Write the metadata that is not there yet; several workers may do so at once."""
         try:
-            group = zarr.create_group(self.path, zarr_format=3)
+            group = zarr.create_group(zarr_place(self.path), zarr_format=3)
         except ContainsGroupError:
-            group = zarr.open_group(self.path, mode="r+")
+            group = zarr.open_group(zarr_place(self.path), mode="r+")
         for layer in self.layers.values():
             compressors: list[Any] = []
             if layer.codec == "zstd":
@@ -105,7 +106,7 @@ class ActivationStore:
         if layer not in self._checked:
             path = self.path / layer
             try:
-                array = zarr.open_array(path, mode="r")
+                array = zarr.open_array(zarr_place(path), mode="r")
             except (FileNotFoundError, ValueError, KeyError) as error:
                 raise IncompleteRun(f"{path}: no Zarr array ({error}); extract again") from error
             held = (array.shape, array.shards, array.chunks, array.dtype)
@@ -136,18 +137,19 @@ class ActivationStore:
         rows = min(self.shard_images, self.n_images - start)
         assert maps.shape[0] == rows, "a Zarr shard has one writer and is written whole"
         form, path = self._form(layer), self.file(layer, shard)
+        if isinstance(path, ObjectPath):
+            return write_shard(path, maps, form, kept)
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{path.name}{ASIDE}*"):  # by a writer that was killed: a shard has one at a time
             left.unlink(missing_ok=True)
-        write_shard(path, maps, form, kept)
+        described = write_shard(path, maps, form, kept)
         for folder in list(path.parents)[1:4]:  # the names of the new folders; replacing the file synced its own
             sync(folder)
-        return self.describe(layer, shard)
+        return described
 
     def describe(self, layer: str, shard: int) -> dict[str, Any]:
         """What a commit says of a shard's file: its bytes and their digest."""
-        path = self.file(layer, shard)
-        return {"bytes": path.stat().st_size, "blake2b": digest_file(path)}
+        return describe_file(self.file(layer, shard))
 
     def iter_chunks(self, layer: str, rows: range, most_bytes: int) -> Iterator[tuple[range, NDArray[Any]]]:
         """Rows and their maps (B, K, h, w), in order, as many at once as fit into `most_bytes`.
@@ -203,6 +205,15 @@ class ActivationStore:
         if thorough and digest_file(path) != expected["blake2b"]:
             return f"{path}: its content is not what was written"
         return ""
+
+
+def zarr_place(path: Path) -> Any:
+    """What zarr takes for a path."""
+    if not isinstance(path, ObjectPath):
+        return path
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(path.store_below())
 
 
 @contextmanager

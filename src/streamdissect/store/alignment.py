@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput, IncompleteRun
-from ..hdf5files import creating_hdf5
+from ..hdf5files import creating_hdf5, reading_hdf5
 from ..measure.alignment import VERDICTS, AlignmentStatistics, Exclusivity
 from ..measure.alignmentresult import VARIANTS, Alignment, Carriers, LayerAlignment, Variant
 from ..measure.rotationset import ARRAYS, COUNTS, LayerRotations, Rotation, Rotations, RotationSummary
@@ -122,7 +122,7 @@ def opened(folder: Path, of: str, was: str) -> Iterator[h5py.File]:
     """The file of an experiment, with errors that say what is wrong with it."""
     path = folder / f"{of}.h5"
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with reading_hdf5(path) as file:
             version, again = int(file.attrs["schema_version"]), f"{of} again with --overwrite"
             if version != SCHEMA_VERSION:
                 raise BadInput(str(path), f"format {version}", f"format {SCHEMA_VERSION}", again)

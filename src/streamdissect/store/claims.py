@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..atomic import create_json
+from ..atomic import create_json, renew
 
 BEAT_SECONDS = 20.0
 STALE_SECONDS = 180.0
@@ -128,7 +128,7 @@ class Claims:
         while not self._closing.wait(BEAT_SECONDS):
             for shard, generation in list(self._held.items()):
                 with suppress(OSError):
-                    os.utime(self._path(shard, generation))
+                    renew(self._path(shard, generation))
 
 
 def read_claim(path: Path) -> dict[str, Any] | None:

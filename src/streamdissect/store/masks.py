@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import digest_file
 from ..errors import IncompleteRun
-from ..hdf5files import creating_hdf5
+from ..hdf5files import creating_hdf5, reading_hdf5
 from ..kernels import words_of
 
 SCHEMA_VERSION = 1
@@ -70,15 +68,10 @@ def creating_masks(path: Path, layers: Sequence[str]) -> Iterator[MaskWriter]:
         writer.finish()
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """What a commit says of the file."""
-    return {"bytes": path.stat().st_size, "blake2b": digest_file(path)}
-
-
 def iter_masks(path: Path, position: int) -> Iterator[tuple[int, int, tuple[int, int], NDArray[np.uint64]]]:
     """Row, unit, mask grid and packed mask of each active map of a layer; IncompleteRun where the file is damaged."""
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with reading_hdf5(path) as file:
             if int(file.attrs["schema_version"]) != SCHEMA_VERSION:
                 raise ValueError(f"format {file.attrs['schema_version']}, expected {SCHEMA_VERSION}")
             group = file[f"layers/{position}"]

@@ -17,6 +17,9 @@ from ..atomic import ASIDE, write_bytes, write_json
 from ..errors import IncompleteRun
 from ..tally import Arrays
 
+TRIES = 20
+"""To read an object that its owner goes on replacing."""
+
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Save arrays as .npz; returns what a commit says of the file."""
@@ -32,13 +35,33 @@ def load_arrays(path: Path, is_wanted: Callable[[str], bool] = lambda name: True
 
     IncompleteRun where the file is missing or damaged; never runs code.
     """
+    for _ in range(TRIES - 1):
+        try:
+            return read_arrays(path, is_wanted)
+        except IncompleteRun as error:
+            if not was_replaced(error):
+                raise
+    return read_arrays(path, is_wanted)
+
+
+def was_replaced(error: BaseException | None) -> bool:
+    """Whether it failed because an object, unlike a file that is open, was replaced while it was read."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.ESTALE:
+            return True
+        error = error.__context__  # zipfile makes a damaged file of it
+    return False
+
+
+def read_arrays(path: Path, is_wanted: Callable[[str], bool]) -> Arrays:
+    """As `load_arrays`, by one try."""
     try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             return {name: file[name] for name in file if is_wanted(name)}
     except FileNotFoundError as error:
         raise IncompleteRun(f"{path}: the file is missing; run the same command again") from error
     except Exception as error:  # zipfile, zlib and the parser of array headers raise about anything on damaged bytes
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.ESTALE):
             raise
         reason = "no .npz file" if "allow_pickle" in str(error) else error  # NumPy's advice is to trust it
         raise IncompleteRun(f"{path}: damaged ({reason}); delete it, then run the same command again") from error
@@ -118,8 +141,10 @@ class Ledger:
             return False
         if "file" not in commit:
             return True
-        path = self.data_path(shard)
-        return path.exists() and path.stat().st_size == commit["file"]["bytes"]
+        try:
+            return bool(self.data_path(shard).stat().st_size == commit["file"]["bytes"])
+        except FileNotFoundError:
+            return False
 
     def listed(self) -> set[int]:
         """Shards whose commits a look at the folder finds."""

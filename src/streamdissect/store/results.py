@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput, IncompleteRun
-from ..hdf5files import creating_hdf5
+from ..hdf5files import creating_hdf5, reading_hdf5
 from ..measure.blocks import check_arrays
 from ..measure.bootstrap import BlockCounters
 from ..measure.dissection import ARRAYS, Dissection, LayerDissection
@@ -82,7 +82,7 @@ def load_dissection(path: Path) -> Dissection:
         It is damaged.
     """
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with reading_hdf5(path) as file:
             version = int(file.attrs["schema_version"])
             if version != SCHEMA_VERSION:
                 raise BadInput(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..atomic import write_bytes
 from ..errors import BadInput, IncompleteRun
-from ..hdf5files import creating_hdf5
+from ..hdf5files import creating_hdf5, reading_hdf5
 from ..measure.composition import Robustness, Setting
 from ..measure.dissection import Dissection
 from ..measure.robustness import OUTCOME_ARRAYS, Outcome
@@ -89,7 +89,7 @@ def load_robustness(folder: Path, result: Dissection) -> Robustness:
     """
     path = folder / FILE
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with reading_hdf5(path) as file:
             version = int(file.attrs["schema_version"])
             if version != SCHEMA_VERSION:
                 remedy = "perturb again with --overwrite"

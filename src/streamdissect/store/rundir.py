@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
 from ..atomic import ASIDE, create_json, remove_tree
 from ..errors import BadInput, IncompleteRun
+from ..objects import ObjectPath, place
 from ..richtext import html_table
 from .partials import Ledger
 
@@ -40,7 +40,7 @@ class RunDir:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         file = self.path / "run.json"
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -49,6 +49,8 @@ class RunDir:
             remedy = f"make one with: streamdissect extract --out {path}"
             raise BadInput("run", f"{str(path)!r} ({got})", "the directory of a run", remedy) from error
         except ValueError as error:
+            if isinstance(error, BadInput):  # there is no such bucket
+                raise
             raise IncompleteRun(f"{file}: damaged; extract again with --overwrite") from error
         if not isinstance(manifest, dict):
             raise IncompleteRun(f"{file}: damaged; extract again with --overwrite")
@@ -84,7 +86,7 @@ class RunDir:
     @classmethod
     def create(cls, path: str | os.PathLike[str], manifest: dict[str, Any]) -> Self:
         """Make a run; where another process was first, its run is opened."""
-        folder = Path(path)
+        folder = place(path)
         folder.mkdir(parents=True, exist_ok=True)
         create_json(folder / "run.json", {"schema_version": SCHEMA_VERSION, **manifest})
         return cls(folder)
@@ -92,7 +94,7 @@ class RunDir:
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
         """Whether a directory holds a run."""
-        return (Path(path) / "run.json").exists()
+        return (place(path) / "run.json").exists()
 
     @staticmethod
     def remove(path: str | os.PathLike[str]) -> None:
@@ -100,7 +102,7 @@ class RunDir:
 
         BadInput where the directory's run.json is something else's.
         """
-        folder = Path(path)
+        folder = place(path)
         try:
             manifest = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             is_run = isinstance(manifest, dict) and "schema_version" in manifest
@@ -110,10 +112,15 @@ class RunDir:
             raise BadInput("run", f"{str(path)!r}, whose run.json is no run's", "a run", "choose another directory")
         (folder / "summary.json").unlink(missing_ok=True)
         remove_tree(folder / "partial")
-        for entry in folder.iterdir():
+        for entry in list(folder.iterdir()):
             if entry.name in PARTS_ON_DISK or any(entry.name.startswith(f"{part}{ASIDE}") for part in PARTS_ON_DISK):
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                remove_tree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         (folder / "run.json").unlink()
+
+    @property
+    def full_name(self) -> str:
+        """Where it lies, from wherever one looks."""
+        return str(self.path) if isinstance(self.path, ObjectPath) else os.path.abspath(self.path)
 
     @property
     def activations_path(self) -> Path:
@@ -179,6 +186,8 @@ def stage_of(name: str | None) -> str:
 
 def size_of(path: Path) -> int:
     """Bytes of a file or of all files below a directory."""
+    if isinstance(path, ObjectPath):
+        return path.n_bytes() or (path.stat().st_size if path.is_file() else 0)
     if not path.is_dir():
         return path.stat().st_size if path.exists() else 0
     return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())

@@ -7,17 +7,19 @@ copies, and what it does between two chunks holds the interpreter, while the cou
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import google_crc32c
 import numcodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import replacing
+from ..atomic import describe_file, replacing
+from ..objects import ObjectPath
 
 CHECKSUM_BYTES = 4
 """crc32c, little endian, behind each chunk and behind the index."""
@@ -61,18 +63,25 @@ class ShardForm:
         return 16 * self.n_chunks + CHECKSUM_BYTES
 
 
-def write_shard(path: Path, maps: NDArray[Any], form: ShardForm, kept: NDArray[np.bool_] | None = None) -> None:
-    """Write a shard's rows (rows, K, h, w): aside, synced, then under its name; see `iter_whole_chunks`."""
+def write_shard(
+    path: Path, maps: NDArray[Any], form: ShardForm, kept: NDArray[np.bool_] | None = None
+) -> dict[str, Any]:
+    """Write a shard's rows (rows, K, h, w): aside, synced, then under its name; see `iter_whole_chunks`.
+
+    Returns what its commit says of the file, read where it was written: an object is sent once and not fetched again.
+    """
     encode = encoder(form.codec)
     index = np.full((form.n_chunks, 2), ABSENT, "<u8")
     at, offset = 0, 0
-    with replacing(path) as aside, open(aside, "wb", buffering=0) as file:
-        for at, chunk in enumerate(iter_whole_chunks(maps, form, kept)):
-            content = encode(chunk)
-            length = write_checked(file, content)
-            index[at] = offset, length
-            offset += length
-        write_checked(file, index)
+    with replacing(path) as aside:
+        with open(aside, "wb", buffering=0) as file:
+            for at, chunk in enumerate(iter_whole_chunks(maps, form, kept)):
+                content = encode(chunk)
+                length = write_checked(file, content)
+                index[at] = offset, length
+                offset += length
+            write_checked(file, index)
+        return describe_file(aside)
 
 
 def iter_whole_chunks(
@@ -118,6 +127,70 @@ class Encoded:
     what: str
 
 
+class Source(Protocol):
+    """What a shard is read from, at any place."""
+
+    size: int
+
+    def expect(self, parts: NDArray[np.uint64]) -> None:
+        """Told which parts, offset and length (n, 2), are read next."""
+
+    def read(self, targets: Sequence[memoryview], offset: int) -> int:
+        """Fill buffers one after the other; returns how many bytes came, 0 at the end."""
+
+
+class FileSource:
+    """A file of this machine's."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self.size = handle, os.fstat(handle).st_size
+
+    def expect(self, parts: NDArray[np.uint64]) -> None:
+        """Nothing: the system reads ahead by itself."""
+
+    def read(self, targets: Sequence[memoryview], offset: int) -> int:
+        return os.preadv(self._handle, targets, offset)
+
+
+class ObjectSource:
+    """An object: one request brings its size and its end, where the index is, and one more what is read next."""
+
+    def __init__(self, path: ObjectPath, index_bytes: int) -> None:
+        self._path = path
+        self.size, self._held = path.read_end(index_bytes)
+        self._begin = self.size - len(self._held)
+
+    def expect(self, parts: NDArray[np.uint64]) -> None:
+        begin, n_bytes = int(parts[0, 0]), int(parts[:, 1].sum())
+        if begin + n_bytes == int(parts[-1].sum()) <= self.size:  # side by side, as they are written
+            self._begin, self._held = begin, self._path.read_range(begin, n_bytes)
+
+    def read(self, targets: Sequence[memoryview], offset: int) -> int:
+        at = offset - self._begin
+        n_bytes = min(sum(target.nbytes for target in targets), self.size - offset)
+        if at < 0 or at + n_bytes > len(self._held):
+            self._begin, self._held, at = offset, self._path.read_range(offset, n_bytes), 0
+        copied = 0
+        for target in targets:
+            part = self._held[at + copied : at + min(copied + target.nbytes, n_bytes)]
+            target.cast("B")[: len(part)] = part
+            copied += len(part)
+        return copied
+
+
+@contextmanager
+def opened(path: Path, form: ShardForm) -> Iterator[Source]:
+    """A shard's file to read."""
+    if isinstance(path, ObjectPath):
+        yield ObjectSource(path, form.index_bytes)
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield FileSource(handle)
+    finally:
+        os.close(handle)
+
+
 def fetch_rows(path: Path, start: int, out: NDArray[Any], form: ShardForm) -> list[Encoded]:
     """Read the shard's rows from `start` on, as many as `out` (rows, K, h, w) has, up to decoding them into it.
 
@@ -130,20 +203,19 @@ def fetch_rows(path: Path, start: int, out: NDArray[Any], form: ShardForm) -> li
     """
     n_images = form.chunk_shape[0]
     encoded = []
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        index = read_index(handle, form)
-        for chunk in range(start // n_images, -(-(start + len(out)) // n_images)):
+    chunks = range(start // n_images, -(-(start + len(out)) // n_images))
+    with opened(path, form) as source:
+        index = read_index(source, form)
+        source.expect(index[chunks.start : chunks.stop])
+        for chunk in chunks:
             first = chunk * n_images
             skipped = max(start - first, 0)
             rows = out[first + skipped - start : min(first + n_images - start, len(out))]
             offset, length = map(int, index[chunk])
             is_there = form.codec == "none" and len(rows) == n_images
-            content = read_chunk(handle, offset, length, rows if is_there else None, form, f"chunk {chunk}")
+            content = read_chunk(source, offset, length, rows if is_there else None, form, f"chunk {chunk}")
             if not is_there:
                 encoded.append(Encoded(content, rows, skipped, f"chunk {chunk}"))
-    finally:
-        os.close(handle)
     return encoded
 
 
@@ -161,39 +233,39 @@ def decode_rows(encoded: Iterable[Encoded], form: ShardForm) -> None:
             part.rows[:] = chunk[part.skipped : part.skipped + len(part.rows)]
 
 
-def read_index(handle: int, form: ShardForm) -> NDArray[np.uint64]:
+def read_index(source: Source, form: ShardForm) -> NDArray[np.uint64]:
     """Offset and length of each chunk (n_chunks, 2)."""
-    size = os.fstat(handle).st_size
+    size = source.size
     if size < form.index_bytes:
         raise DamagedShard(f"{size} bytes, too few for an index of {form.n_chunks} chunks")
     index, told = np.empty((form.n_chunks, 2), "<u8"), np.empty(CHECKSUM_BYTES, np.uint8)
     content = index.reshape(-1).view(np.uint8)
-    read_exactly(handle, content, told, size - form.index_bytes, "the index")
+    read_exactly(source, content, told, size - form.index_bytes, "the index")
     check(content, told, "the index")
     return index
 
 
 def read_chunk(
-    handle: int, offset: int, length: int, target: NDArray[Any] | None, form: ShardForm, what: str
+    source: Source, offset: int, length: int, target: NDArray[Any] | None, form: ShardForm, what: str
 ) -> NDArray[np.uint8]:
     """A chunk's bytes as they are stored, checked; read into `target` where one is given."""
     if offset == ABSENT:
         raise DamagedShard(f"{what} was never written")
     n_bytes = length - CHECKSUM_BYTES
-    if not 0 < n_bytes <= os.fstat(handle).st_size or (form.codec == "none" and n_bytes != form.chunk_bytes):
+    if not 0 < n_bytes <= source.size or (form.codec == "none" and n_bytes != form.chunk_bytes):
         raise DamagedShard(f"{what}: {length} bytes by its index, {form.chunk_bytes} once decoded")
     content = np.empty(n_bytes, np.uint8) if target is None else target.reshape(-1).view(np.uint8)
     told = np.empty(CHECKSUM_BYTES, np.uint8)
-    read_exactly(handle, content, told, offset, what)
+    read_exactly(source, content, told, offset, what)
     check(content, told, what)
     return content
 
 
-def read_exactly(handle: int, content: NDArray[np.uint8], told: NDArray[np.uint8], offset: int, what: str) -> None:
+def read_exactly(source: Source, content: NDArray[np.uint8], told: NDArray[np.uint8], offset: int, what: str) -> None:
     """Fill `content` and the checksum behind it, by one call where the system grants it."""
     filled, n_bytes = 0, content.nbytes
     while filled < n_bytes + CHECKSUM_BYTES:
-        got = os.preadv(handle, [content[filled:].data, told[max(0, filled - n_bytes) :].data], offset + filled)
+        got = source.read([content[filled:].data, told[max(0, filled - n_bytes) :].data], offset + filled)
         if got == 0:
             raise DamagedShard(f"{what}: the file ends before it")
         filled += got
