@@ -272,12 +272,16 @@ def read_recorded(run: RunDir) -> Recorded:
     WorkerStates(ledger).recover()
     if run.is_captured and (missing := ledger.missing()):
         raise IncompleteRun(f"{name_shards(missing, run.n_shards)} not finished; run the same capture loop again")
-    commits = list(ledger.commits())
     store = store_of(run)
     if run.is_spilled and not run.activations_path.exists():
         remedy = "nothing restores those of a capture" if run.is_captured else "the same extract restores them"
         raise IncompleteRun(f"{run.activations_path}: dropped by clean; {remedy}")
-    for shard, commit in enumerate(commits):
+    images: list[NDArray[np.int64]] = []
+    seconds: dict[str, float] = {}
+    for shard, commit in enumerate(ledger.commits()):  # each let go again: a list of a million images is large
+        images.append(np.array(commit["images"], np.int64))
+        for key, value in commit["seconds"].items():
+            seconds[key] = seconds.get(key, 0.0) + float(value)
         for name, expected in commit["files"].items():
             if damage := store.find_damage(name, shard, expected, thorough=False):
                 remedy = "capture again with overwrite=True" if run.is_captured else "run the same extract again"
@@ -301,13 +305,8 @@ def read_recorded(run: RunDir) -> Recorded:
         wrong = [shard for shard in range(run.n_shards) if held.count(shard) != 1]
         which = name_shards(wrong, run.n_shards)
         raise IncompleteRun(f"{which}: not held by exactly one worker's state; extract again with --overwrite")
-    seconds: dict[str, float] = {}
-    for commit in commits:
-        for key, value in commit["seconds"].items():
-            seconds[key] = seconds.get(key, 0.0) + float(value)
-    images = np.array([index for commit in commits for index in commit["images"]], np.int64)
     top = [tally.top.read(tally.streams.values_of) for tally in tallies]
-    return Recorded(tallies, top, images, seconds, peak)
+    return Recorded(tallies, top, np.concatenate(images), seconds, peak)
 
 
 def peak_bytes() -> int:
