@@ -13,7 +13,7 @@ PACKAGE = Path(streamdissect.__file__).parent
 FLOORS = [
     {"errors", "tally", "ranks", "richtext"},
     {"objects"},
-    {"atomic"},
+    {"atomic", "granted"},
     {"callables", "hdf5files", "options"},
     {"alignmentoptions", "perturboptions"},
     {"kernels"},

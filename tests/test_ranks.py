@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from streamdissect import options, ranks
+from streamdissect import granted, options, ranks
 from streamdissect.ranks import find_rank
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -109,16 +109,16 @@ def in_environment(monkeypatch, environment, cores, machine):
 )
 def test_ranks_on_one_machine_share_its_cores(monkeypatch, environment, cores, expected):
     in_environment(monkeypatch, environment, cores, machine=16)
-    assert options.cpu_count() == expected
+    assert granted.cpu_count() == expected
 
 
 def test_ranks_on_one_machine_share_its_memory(monkeypatch):
     in_environment(monkeypatch, {"SLURM_MEM_PER_NODE": "2048"}, 4, 4)
-    assert options.default_memory() == 1 << 30
+    assert granted.default_memory() == 1 << 30
     in_environment(monkeypatch, TORCHRUN | {"SLURM_MEM_PER_NODE": "2048"}, 4, 4)
-    assert options.default_memory() == 256 << 20
+    assert granted.default_memory() == 256 << 20
     in_environment(monkeypatch, TORCHRUN | {"SLURM_MEM_PER_CPU": "64"}, 4, 4)
-    assert options.default_memory() == 32 << 20, "a core for each of the four"
+    assert granted.default_memory() == 32 << 20, "a core for each of the four"
 
 
 def test_a_rank_does_its_part_unless_told_otherwise(monkeypatch):

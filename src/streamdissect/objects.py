@@ -64,6 +64,13 @@ def is_object(path: str | os.PathLike[str]) -> bool:
     return isinstance(path, ObjectPath) or os.fspath(path).startswith(f"{SCHEME}/")
 
 
+def require_local(path: str | os.PathLike[str], option: str, what: str) -> None:
+    """BadInput for a place in an object store, where only one of this machine will do."""
+    if is_object(path):
+        got = f"{os.fspath(path) if isinstance(path, str) else str(path)!r}, in an object store"
+        raise BadInput(option, got, f"{what} of this machine", "give one, and send it there when it is made")
+
+
 class ObjectPath(PosixPath):
     """A path whose files are objects. What is not defined here and would touch a disk raises TypeError.
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from streamdissect import options
+from streamdissect import granted, options
 from streamdissect.cli import COMMANDS, arguments, build_parser, main
 from streamdissect.errors import BadInput
 
@@ -156,7 +156,7 @@ def test_slurm_arrays(monkeypatch):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     assert options.parse_shard("array") == (2, 4)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "13")
-    assert options.cpu_count() == 13
+    assert granted.cpu_count() == 13
 
 
 @pytest.mark.parametrize("command", COMMANDS)

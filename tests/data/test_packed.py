@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from streamdissect import BadInput, Stopped, open_dataset, pack
+from streamdissect import BadInput, Stopped, open_dataset, pack, synth
 from streamdissect.data import packed
 from streamdissect.data.packed import PackedDataset, write_packed
 from streamdissect.data.synthetic import SyntheticScenes
@@ -378,3 +378,11 @@ def test_a_full_disk_is_named_and_nothing_left(tmp_path):
         )
         assert done.returncode == 0 and "File too large" in done.stdout, (limit, done.stderr)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_here_goes_to_no_object_store(tmp_path):
+    """It would lie in a folder named s3: below the working directory."""
+    with pytest.raises(BadInput, match=r"'s3://bucket/packed.h5', in an object store, expected a file of this machine"):
+        pack("synth:?n=2", "s3://bucket/packed.h5")
+    with pytest.raises(BadInput, match="in an object store, expected a directory of this machine"):
+        synth("s3://bucket/scenes")

@@ -168,6 +168,14 @@ def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(tmp_path, undistu
             i += 1
 
 
+def test_what_needs_the_network_is_refused(tmp_path):
+    path = tmp_path / "run"
+    sd.record(killing.compute, killing.data(), path, **killing.NAMED)
+    sd.score(path)
+    with pytest.raises(sd.BadInput, match=r"run.*of activations that came as arrays.*one of a network"):
+        sd.perturb(path, noise=(1,))
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
 def test_only_the_broken_shard_is_made_again(tmp_path, undisturbed, damage):
     asked = []

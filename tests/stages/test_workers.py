@@ -85,6 +85,22 @@ def test_a_stopped_extract_resumes(number, slow_nets, scenes, command, undisturb
     assert_same_runs(undisturbed, out)
 
 
+def test_a_second_sigterm_is_passed_over(slow_nets, scenes, command, tmp_path):
+    """Launchers send it twice, to the group and each to its own: what is in the store is committed all the same."""
+    out = tmp_path / "run"
+    process = started("extract", "--model", f"{slow_nets}:build", "--data", scenes, "--out", out, *EXTRACT)
+    while not list((out / "activations.zarr").rglob("c/0/0/0/0")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert errors.count("SIGTERM: stopping") == 1 and "once more" not in errors
+    assert 1 <= sd.info(out)["shards_done"] < 10
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.4, 0.8, 1.5])
 def test_a_kill_at_any_time_of_either_stage(delay, nets, scenes, command, undisturbed, assert_same_runs, tmp_path):
     out = tmp_path / "run"

@@ -133,8 +133,11 @@ def run_command(module: Any, command: str, values: dict[str, Any]) -> int:
     control = TerminalControl()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        note(f"streamdissect {command}: {signal.Signals(number).name}: stopping; once more to stop at once")
-        signal.signal(number, signal.SIG_DFL)
+        # Launchers send SIGTERM twice, to the group and from each to its own: only a person means it the second time
+        is_from_terminal = number == signal.SIGINT
+        signal.signal(number, signal.SIG_DFL if is_from_terminal else signal.SIG_IGN)
+        more = "; once more to stop at once" if is_from_terminal else ""
+        note(f"streamdissect {command}: {signal.Signals(number).name}: stopping{more}")
         control.stop()
 
     for name in STOP_SIGNALS:

@@ -35,8 +35,8 @@ def run(values: dict[str, Any], control: output.TerminalControl) -> int:
         facts = info(values.get("run") or os.environ.get("STREAMDISSECT_RUN", RUN), values.get("unit"))
     else:
         from .. import __version__
+        from ..granted import cpu_count, default_memory
         from ..kernels import available_backends, build_info
-        from ..options import cpu_count, default_memory
 
         facts = {
             "streamdissect": __version__,

@@ -12,7 +12,7 @@ from shutil import rmtree
 
 from ..atomic import ASIDE, write_json
 from ..errors import BadInput
-from ..objects import is_object
+from ..objects import require_local
 
 MARKER = "made-by-streamdissect.json"
 """Tells what made a folder, and the names of all that it put there."""
@@ -27,9 +27,7 @@ def check_folder(folder: str | os.PathLike[str], maker: str, overwrite: bool) ->
         There is a file of that name; or the folder holds something that `maker` did not write, unless that may be
         overwritten; or it holds a run, or is one in which the caller works, which is never replaced.
     """
-    if is_object(folder):
-        got = f"{str(folder)!r}, in an object store"
-        raise BadInput("--out", got, "a folder of this machine", "give one, and send it there when it is made")
+    require_local(folder, "--out", "a folder")
     place = Path(folder).resolve()
     if not place.exists():
         return place

@@ -21,11 +21,12 @@ from ..data.labellers import Labels
 from ..data.labelling import base_of, label_dataset, labellers_of
 from ..data.opening import open_dataset
 from ..errors import BadInput
+from ..granted import Granted
 from ..models import field_maps, load_model, resolve_layers
 from ..models.layers import LayerRef
 from ..models.loading import LoadedModel
 from ..models.programs import check_batches, fixed_batch
-from ..options import BATCH, RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions, Granted, with_options
+from ..options import BATCH, RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, ExtractOptions, with_options
 from ..store.activations import LayerArray
 from ..store.rundir import RunDir
 from .control import Control, Meter

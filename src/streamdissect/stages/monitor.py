@@ -26,6 +26,7 @@ from ..measure.dissection import Dissection
 from ..measure.iou import Scores, score_counters
 from ..measure.planes import ImagePlanes, image_planes
 from ..models import field_maps
+from ..objects import require_local
 from ..options import ExtractOptions, ScoreOptions
 from ..quantile import Thresholds, find_thresholds
 from ..ranks import caller_group, find_rank
@@ -81,6 +82,7 @@ class Monitor(Loop):
         rules: ScoreOptions,
     ) -> None:
         super().__init__(model, layers, n_images, data, options)
+        require_local(out, "out", "a file")
         self._out, self._rules = Path(out), rules
         if self._out.is_dir():
             got = f"{os.fspath(out)!r}, a directory"

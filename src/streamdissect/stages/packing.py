@@ -12,6 +12,7 @@ from ..data.labelling import label_dataset
 from ..data.opening import open_dataset
 from ..data.packed import write_packed
 from ..errors import BadInput
+from ..objects import require_local
 from .control import Control
 
 
@@ -55,6 +56,7 @@ def pack(
         `control` asked for it; nothing is left behind.
     """
     control = control or Control()
+    require_local(out, "output file", "a file")
     path = Path(out)
     if path.suffix.lower() not in (".h5", ".hdf5"):
         raise BadInput("output file", repr(str(path)), "a name that ends in .h5", "name it so")

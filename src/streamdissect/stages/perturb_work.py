@@ -218,6 +218,9 @@ def open_network(
         It is not to be had, or another one; or the images come out otherwise than in the loop that was captured.
     """
     run = scored.run
+    if run.manifest["identity"].get("recorded"):
+        remedy = "extract with the network itself, or capture it"
+        raise BadInput("run", f"{run.full_name}, of activations that came as arrays", "one of a network", remedy)
     if not run.is_captured:
         for name in ("mean", "std"):
             given, own = getattr(options, name), tuple(run.manifest["identity"][name])

@@ -28,6 +28,8 @@ from .keeping import describe_kept, describe_stored, floors_in, floors_of, maxim
 
 COMMIT_SECONDS = 15.0
 """What a kill may cost: shards are committed together with the state they went into, at least this often."""
+MOST_PENDING = 1 << 14
+"""Images whose shards wait for their commits, at the most: some 100 bytes of each are in memory meanwhile."""
 STATE_SHARE = 20
 """The state is saved at most one part in so many of the time."""
 
@@ -113,7 +115,8 @@ class Recorder:
         self._pending[shard] = commit
         self._is_whole = True  # last: a state that was interrupted before is not to be saved
         since = time.monotonic() - self._saved_at
-        if since > max(COMMIT_SECONDS, STATE_SHARE * self._save_seconds):
+        n_images = sum(len(each["images"]) for each in self._pending.values())
+        if since > max(COMMIT_SECONDS, STATE_SHARE * self._save_seconds) or n_images >= MOST_PENDING:
             self.flush()
 
     def _count(self, maps: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> list[NDArray[np.int32]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..data.broden_writer import write_broden
 from ..data.synthetic import SyntheticScenes
+from ..objects import require_local
 
 
 def synth(out: str | os.PathLike[str], n: int = 256, seed: int = 0, size: int = 112) -> Path:
@@ -31,5 +32,6 @@ def synth(out: str | os.PathLike[str], n: int = 256, seed: int = 0, size: int = 
     StorageFailure
         A file cannot be written.
     """
+    require_local(out, "OUT", "a directory")
     write_broden(SyntheticScenes(n, seed, size), out)
     return Path(out)
