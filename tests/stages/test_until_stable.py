@@ -124,6 +124,7 @@ def test_a_stopped_result_is_that_of_its_shards(run, plain, early):
     found = sd.score(run, name="stopped", until_stable=width)
     n_images = 2 * about["shards"]
     assert about["images"] == n_images == found.summary["images"] and about["of_images"] == 20
+    assert n_images < 20 and f"of {n_images} images" in repr(found) and f"of {n_images} images" in found._repr_html_()
     assert found.summary["rule"]["until_stable"] == str(width) and about["widest"] < width
     parts = sd.score_partial(run, shards=range(about["shards"])).shards
     concepts = found.concept_category

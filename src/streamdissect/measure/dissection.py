@@ -145,13 +145,18 @@ class Dissection:
 
     def __repr__(self) -> str:
         parts = [f"{name}: {int(layer.is_detector.sum())} of {len(layer.n)}" for name, layer in self.layers.items()]
-        return f"<Dissection of {len(self.image_name)} images; detectors {', '.join(parts)}>"
+        return f"<Dissection of {self._n_counted} images; detectors {', '.join(parts)}>"
+
+    @property
+    def _n_counted(self) -> int:
+        """Images that were counted: fewer than there are where a scoring stopped early."""
+        return int(self.summary.get("images", len(self.image_name)))
 
     def _repr_html_(self) -> str:
         """For notebooks: the layers in numbers, and the strongest detectors."""
         columns = ("units", "detectors", "unique_top", "unique_by_category", "unique_any", "upsample")
         layers = [(name, *(layer.summary.get(key, "") for key in columns)) for name, layer in self.layers.items()]
-        caption = f"Dissection of {len(self.image_name)} images, {len(self.concept_name)} concepts"
+        caption = f"Dissection of {self._n_counted} images, {len(self.concept_name)} concepts"
         best = self.detectors()[:SHOWN]
         names = ("layer", "unit", "concept", "category", "iou")
         rows = [tuple(row[name].item() if name == "iou" else row[name] for name in names) for row in best]
