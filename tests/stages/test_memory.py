@@ -1,6 +1,7 @@
 """`--memory` is kept: what is planned, what is refused, and what processes take that were given little."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 import streamdissect as sd
 import streamdissect.stages.extract
 from streamdissect.cli import main
+from streamdissect.stages.extract import plan_extract
 from streamdissect.stages.livebytes import LiveBytes
 from streamdissect.stages.memoryplan import SHARDS_HELD, Facts, divide
 
@@ -174,3 +176,16 @@ def test_the_plan_tells_of_memory_and_disk(nets, scenes, tmp_path, capsys):
     assert main([*command, "--memory", "50MB"]) == 2
     assert "expected at least" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_said_to_do_does_and_so_does_more(tmp_path):
+    """Thresholds and distributions take smaller forms before a memory is refused, also where larger ones nearly fit."""
+    named = {"data": "synth:?n=64", "layers": ("relu3", "relu4", "relu5")}
+    with pytest.raises(sd.BadInput, match=r"expected at least [0-9]+") as refused:
+        plan_extract(**named, options=sd.ExtractOptions(memory=1 << 20, threads=1))
+    least = int(re.search(r"at least ([0-9]+)", str(refused.value))[1])
+    for more in (4 << 20, 30 << 20, 60 << 20, 90 << 20, 150 << 20):
+        plan = plan_extract(**named, options=sd.ExtractOptions(memory=least + more, threads=1))
+        assert plan.division.total_bytes <= least + more
+        kinds = {layer["streams"]["kind"] for layer in plan.manifest["layers"]}
+        assert "histogram" not in kinds if more < 10 << 20 else kinds == {"histogram"} if more > 100 << 20 else kinds

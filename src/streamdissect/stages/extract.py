@@ -32,7 +32,7 @@ from ..store.rundir import RunDir
 from .control import Control, Meter
 from .filling import Made, fill_shards
 from .forward import Launched, Network, iter_images, torch_threads
-from .memoryplan import FORWARD_FACTOR, Division, Facts, divide, own_bytes, state_bytes
+from .memoryplan import FORWARD_FACTOR, LEAST_STATE, Division, Facts, divide, own_bytes, state_bytes
 from .place import refuse_other_content, remove_run
 from .planning import (
     SHARD_BYTES,
@@ -289,7 +289,8 @@ def plan_work(work: Work, control: Control, is_told: bool = False) -> Plan:
             "labels": [labeller.spec for labeller in labellers_of(work.dataset)],
         },
     }
-    plan = plan_run(work.identity, about, samples, fields, len(work.images), work.size, options, control)
+    state_memory = None if division is None else division.state_memory
+    plan = plan_run(work.identity, about, samples, fields, len(work.images), work.size, options, control, state_memory)
     if not is_told:
         return plan
     return replace(plan, division=division, disk=expect_disk(samples, plan.manifest, options))
@@ -301,15 +302,11 @@ def divide_memory(work: Work, is_chosen: bool) -> Division:
     first = work.images[: fixed_batch(work.network.module) or MEASURED].tolist()
     process = own_bytes()
     samples, live = work.network.measure(list(iter_images(work.dataset, first, work.size, 0)))
-    layers = []
-    for name, sample in samples.items():
-        spec = LayerArray(name, sample.shape[1], (sample.shape[2], sample.shape[3]), str(sample.dtype), "none", 1)
-        layers.append((spec, *choose_streams(spec, n_images, options, len(samples), Control())))
     rows, columns = work.dataset.image_size(int(work.images[0]))
     stored = sum(sample[0].nbytes for sample in samples.values())
     facts = Facts(
         process=process,
-        state=state_bytes(layers, n_images, options.top_images),
+        state=state_of(samples, n_images, options),
         pictures=3 * (2 * options.workers + 3) * max(rows * columns, work.size[0] * work.size[1]),
         image_forward=math.ceil(FORWARD_FACTOR * live / len(first)) + 3 * work.size[0] * work.size[1],
         image_stored=stored,
@@ -318,7 +315,25 @@ def divide_memory(work: Work, is_chosen: bool) -> Division:
     if not is_chosen:
         return Division(facts, batch_size, options.shard_images or fit_shard(stored, n_images, options))
     shard_bytes = min(SHARD_BYTES, stored * min(n_images, SHARD_IMAGES))
-    return divide(facts, options.memory, batch_size, shard_bytes, options.shard_images)
+    state_memory = options.memory
+    while True:
+        try:
+            found = divide(facts, options.memory, batch_size, shard_bytes, options.shard_images)
+            return replace(found, state_memory=state_memory)
+        except BadInput:
+            if state_memory < LEAST_STATE:
+                raise
+        state_memory //= 2
+        facts = replace(facts, state=state_of(samples, n_images, replace(options, memory=state_memory)))
+
+
+def state_of(samples: dict[str, NDArray[Any]], n_images: int, options: ExtractOptions) -> int:
+    """Bytes of the thresholds' and distributions' state, in the forms that are chosen for the options' memory."""
+    layers = []
+    for name, sample in samples.items():
+        spec = LayerArray(name, sample.shape[1], (sample.shape[2], sample.shape[3]), str(sample.dtype), "none", 1)
+        layers.append((spec, *choose_streams(spec, n_images, options, len(samples), Control())))
+    return state_bytes(layers, n_images, options.top_images)
 
 
 def record_shards(run: RunDir, work: Work, control: Control) -> None:

@@ -21,6 +21,8 @@ FORWARD_FACTOR = 1.5
 """What a forward pass takes, in terms of the tensors that live at once: convolutions have scratch of their own."""
 LIBRARIES = 64 << 20
 """What libraries yet to be loaded and the stacks and arenas of threads take."""
+LEAST_STATE = 1 << 20
+"""Of memory for which the forms of thresholds and distributions are chosen; there are none that take less."""
 STATE_FACTOR = 2
 """The state is copied when it grows, and when it is saved."""
 
@@ -53,6 +55,8 @@ class Division:
     facts: Facts
     batch_size: int
     shard_images: int
+    state_memory: int | None = None
+    """What the forms of thresholds and distributions were chosen for, where that is less than all the memory."""
 
     @property
     def forward_bytes(self) -> int:

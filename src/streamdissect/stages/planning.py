@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -92,6 +92,7 @@ def plan_run(
     input_size: tuple[int, int],
     options: ExtractOptions,
     control: Control,
+    state_memory: int | None = None,
 ) -> Plan:
     """Decide everything that stays fixed over a run.
 
@@ -106,6 +107,8 @@ def plan_run(
     fields : layer -> FieldMap or None
     input_size : (rows, columns)
         Of the network's input.
+    state_memory : int, optional
+        Bytes for which the forms of thresholds and distributions are chosen; none: as for all the memory.
 
     Raises
     ------
@@ -124,12 +127,13 @@ def plan_run(
     spill, codecs = choose_spill(samples, n_images, options, bool(identity.get("captured") or identity.get("recorded")))
     if options.max_disk is not None and options.spill == "auto":
         control.say(f"--max-disk {options.max_disk / 1e6:.1f} MB: {STORED[spill]}")
+    for_state = options if state_memory is None else replace(options, memory=state_memory)
     layers = []
     for name, sample in samples.items():
         _, n_units, h, w = sample.shape
         chunk = choose_chunk(shard_images, sample[0].nbytes)
         spec = LayerArray(name, n_units, (h, w), str(sample.dtype), codecs[name], chunk)
-        streams, sketch = choose_streams(spec, n_images, options, len(samples), control)
+        streams, sketch = choose_streams(spec, n_images, for_state, len(samples), control)
         layers.append(
             {
                 "array": spec.to_json(),
