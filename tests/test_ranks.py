@@ -75,11 +75,23 @@ def test_the_callers_own_group_goes_first(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(distributed=group))
     found = find_rank(TORCHRUN)
-    assert (found.index, found.count, found.launcher, found.local_index) == (1, 3, "torch.distributed", 1)
+    assert (found.index, found.count, found.launcher, found.local_index) == (1, 3, "torchrun", 1)
     group.is_initialized = lambda: False
     assert find_rank(TORCHRUN).index == 5
     group.is_available = lambda: False
     assert find_rank({}) is None
+    group.is_available = group.is_initialized = lambda: True
+    alone = find_rank({})
+    assert (alone.launcher, alone.local_index, alone.local_count) == ("torch.distributed", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "node", "expected"),
+    [("4,3", 0, 4), ("4,3", 1, 3), ("1,4(x3)", 2, 4), ("2(x3),8", 3, 8), ("2(x3),8", 2, 2), ("5", 9, 5)],
+)
+def test_srun_may_put_other_numbers_of_tasks_on_other_nodes(tasks, node, expected):
+    found = find_rank({**SRUN, "SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)})
+    assert found.local_count == expected
 
 
 def in_environment(monkeypatch, environment, cores, machine):
@@ -102,6 +114,7 @@ def in_environment(monkeypatch, environment, cores, machine):
         (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, 16, 8),
         (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, 1, 1),  # bound to cores
         (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, 4, 4),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, 8, 2),  # four bound to each of two sockets
         (SRUN | {"SLURM_CPUS_PER_TASK": "6"}, 16, 6),
         (TORCHRUN | {"SLURM_CPUS_PER_TASK": "12"}, 12, 3),  # a task of Slurm in which torchrun makes four
         ({"SLURM_CPUS_PER_TASK": "6"}, 16, 6),

@@ -18,8 +18,9 @@ def cpu_count() -> int:
         return max(1, int(granted) // (n_sharing if rank is not None and rank.launcher == "torchrun" else 1))
     n_all = os.cpu_count() or 1
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else n_all
-    is_bound = n_cores < n_all and (rank is None or rank.launcher != "torchrun")  # which binds no process to cores
-    return max(1, n_cores if is_bound else n_cores // n_sharing)
+    if rank is not None and rank.launcher == "torchrun":  # which binds no process to cores
+        return max(1, n_cores // n_sharing)
+    return max(1, min(n_cores, n_all // n_sharing))  # several may be bound to the same cores
 
 
 class Granted(int):

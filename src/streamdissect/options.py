@@ -205,6 +205,8 @@ class ScoreOptions(CommonOptions):
             check_choice("upsample", self.upsample, UPSAMPLING)
         if self.until_stable is not None:
             object.__setattr__(self, "until_stable", parse_width(str(self.until_stable)))
+            if self.has_fellows:  # one of them does it: what comes next depends on what was counted before
+                object.__setattr__(self, "shard", None)
             for name, flag in (("shard", "--shard"), ("keep_masks", "--keep-masks")):
                 if getattr(self, name):
                     raise BadInput(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+TASKS_PER_NODE = "SLURM_STEP_TASKS_PER_NODE"
 LAUNCHERS = (
     ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     (
@@ -17,7 +18,7 @@ LAUNCHERS = (
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
     ("PMI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", TASKS_PER_NODE),
 )
 """Name, and variables of rank, world size, rank and number of ranks on this node.
 
@@ -49,14 +50,17 @@ def find_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
     """
     found = None
     for launcher, *names in LAUNCHERS:
-        values = [whole(environment.get(name, "")) for name in names]
-        index, count, local_index, local_count = values
+        texts = {name: environment.get(name, "") for name in names}
+        texts |= {name: here(text, environment) for name, text in texts.items() if name == TASKS_PER_NODE}
+        index, count, local_index, local_count = map(whole, texts.values())
         if index is not None and count is not None and index < count:
             found = Rank(index, count, launcher, index if local_index is None else local_index, local_count or 1)
             break
     if (group := caller_group()) is not None:
-        local = (found.local_index, found.local_count) if found is not None else (group[0], 1)
-        found = Rank(*group, "torch.distributed", *local)
+        if found is None:
+            found = Rank(*group, "torch.distributed", group[0], 1)
+        else:  # who started them still says how they share a machine
+            found = replace(found, index=group[0], count=group[1])
     return found if found is not None and found.count > 1 else None
 
 
@@ -69,6 +73,15 @@ def caller_group() -> tuple[int, int] | None:
 
 
 def whole(text: str) -> int | None:
-    """A whole number, alone or as Slurm writes one for equal nodes: `4`, `4(x2)`."""
-    head = text.partition("(")[0]
-    return int(head) if head.isascii() and head.isdigit() else None
+    """A whole number, if it is one."""
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def here(text: str, environment: Mapping[str, str]) -> str:
+    """This node's number out of those of all nodes, as Slurm writes them: `2(x3),8`."""
+    each: list[str] = []
+    for part in text.split(","):
+        number, _, times = part.partition("(x")
+        each += [number] * (whole(times.rstrip(")")) or 1)
+    node = whole(environment.get("SLURM_NODEID", "")) or 0
+    return each[node] if node < len(each) else each[0]

@@ -128,6 +128,43 @@ def test_a_script_of_ones_own_has_the_whole_in_every_rank(
     assert_same_runs(undisturbed, out)
 
 
+CAPTURES = """
+    import sys, time
+    import torch
+    import streamdissect as sd
+    from streamdissect.models import load_model
+    from streamdissect.ranks import find_rank
+
+    model, path, layers, out = sys.argv[1:]
+    rank, data = find_rank(), sd.open_dataset(path)
+    net = load_model(model, None, 0, False).module
+    for turn in range(2):
+        with sd.capture(net, layers.split(","), out, n_images=len(data), data=data, shard_images=2) as cap:
+            for index in range(rank.index, len(data), rank.count):
+                time.sleep(0.05 * rank.index)
+                if not cap.skip([index]):
+                    with cap.images([index]), torch.inference_mode():
+                        net(torch.from_numpy(data.image(index)).permute(2, 0, 1)[None] / 255)
+        print(sd.score(out, threads=1).summary["images"], flush=True)
+"""
+
+
+def test_a_captured_loop_ends_with_the_whole_in_every_rank(nets, scenes, tmp_path):
+    """The first to end waits for the last, so that what comes behind the loop finds all images; also when resumed."""
+    script, out = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(textwrap.dedent(CAPTURES))
+    told, _ = ended(launched(TORCHRUN, f"{nets}:build", scenes, LAYERS, out, program=(str(script),)))
+    assert told.split() == ["20"] * 4
+
+
+def test_a_scoring_that_may_stop_is_done_by_one_rank(undisturbed, tmp_path):
+    """Where it stops depends on what was counted before."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    told, errors = ended(launched(TORCHRUN, "score", out, "--name", "stopped", "--until-stable", "0", "--json"))
+    assert json.loads(told)["images"] == 20 and "share the work" not in errors
+
+
 def task_of(task, n_tasks, first=0):
     return {
         "SLURM_ARRAY_TASK_ID": str(first + task),

@@ -89,6 +89,49 @@ def test_several_processes_find_what_one_finds(world, batch, tmp_path):
     assert found["n_images"] == len(maps)
 
 
+FAILS = """
+    for step in range(3):
+        try:
+            with monitor.step(step):
+                go(net, maps, monitor, with_padding[step], 4)
+                if rank and step == 1:
+                    raise ZeroDivisionError
+        except (ZeroDivisionError, sd.IncompleteRun) as error:
+            assert rank or "step 1: the process of rank 1 failed" in str(error), error
+"""
+BAD_LABELS = """
+    if rank:
+        monitor._take_in = lambda *_: 1 / 0
+    try:
+        with monitor.step(0):
+            go(net, maps, monitor, with_padding[0], n)
+    except (ZeroDivisionError, sd.IncompleteRun) as error:
+        assert rank or "rank 1 failed" in str(error), error
+    monitor.__dict__.pop("_take_in", None)
+    for step in (1, 2):
+        with monitor.step(step):
+            go(net, maps, monitor, with_padding[step], 4)
+"""
+
+
+@pytest.mark.parametrize(("loop", "steps"), [(FAILS, [0, 2]), (BAD_LABELS, [1, 2])])
+def test_a_step_that_fails_in_one_process_is_no_step_of_any(loop, steps, tmp_path):
+    """It may be caught there: its next step must not be taken for the others' this one."""
+    out = tmp_path / "several.jsonl"
+    code, said = started(out, loop, 2)
+    assert code == 0, said
+    assert [line["step"] for line in lines(out)] == steps
+    data = scenes()
+    maps, net = planted_maps(data), passing(None)
+    named = {"data": data, "spill": "none", "rules": sd.ScoreOptions(**RULES), **SETTINGS}
+    one = sd.capture(net, ["act"], tmp_path / "one.jsonl", n_images=len(maps), **named)
+    for step in steps:
+        with one.step(step):
+            go(net, maps, one, np.arange(len(maps)), 8)
+    assert [line["layers"] for line in lines(out)] == [line["layers"] for line in lines(tmp_path / "one.jsonl")]
+    assert_array_equal(np.load(f"{out}.npz")["rows"], one.counters["act"].rows)
+
+
 @pytest.mark.parametrize(("loop", "words"), [(FORGETS, "images announced came"), (OVERLAPS, "in several processes")])
 def test_what_is_wrong_is_told_in_every_process(loop, words, tmp_path):
     """None waits for another that has left."""

@@ -77,7 +77,7 @@ def call(modules: dict[str, Any], given: Any, rank: Rank | None) -> int:
         values = resolve_all(modules, given)
         debug = values.get("debug", False)
         module = modules[given.command]
-        is_split = any(option.flag == "--shard" for option in module.OPTIONS)
+        is_split = any(option.flag == "--shard" for option in module.OPTIONS) and "until_stable" not in values
         if rank is not None and not rank.index and is_split and "shard" not in values:
             note(f"{place}: {rank.count} processes of {rank.launcher} share the work")
         if rank is not None and rank.index and not is_split:

@@ -32,6 +32,10 @@ ANEW = "capture again with overwrite=True"
 OVERLAP = f"give each image to one process (DistributedSampler does), and {ANEW}"
 
 
+PRESENCE = "capturing"
+"""Folder of the claims of those who are at work."""
+
+
 class IndexSet:
     """A set of image indices, a bit for each."""
 
@@ -100,7 +104,7 @@ class Arrivals:
         """Be seen at work, and learn what is there."""
         self._ledger.create()
         self._leftovers.mkdir(exist_ok=True)
-        presence = self._ledger.folder / "capturing"
+        presence = self._ledger.folder / PRESENCE
         presence.mkdir(exist_ok=True)
         store_of(self.run).create()
         self._presence = self._present.enter_context(Claims(presence))

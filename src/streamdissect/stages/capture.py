@@ -22,13 +22,15 @@ from ..measure.dissection import Dissection
 from ..measure.fieldmap import FieldMap
 from ..models import field_maps, hash_state, hash_structure, name_object
 from ..options import RUN, ExtractOptions, ScoreOptions, with_options
+from ..store.claims import Claims
 from ..store.rundir import RunDir
-from .arrivals import Arrivals
+from .arrivals import PRESENCE, Arrivals
 from .control import Control
 from .loop import Loop, as_indices
 from .monitor import RUNNING, Monitor, open_monitor
 from .place import refuse_other_content, remove_run
 from .planning import plain, plan_run, require_identity
+from .shards import await_fellows
 
 IDENTITY_OPTIONS = (
     "dtype",
@@ -95,6 +97,11 @@ class Capture(Loop):
             raise BadInput("capture", "no image", f"{self._n_images} images", "call the model within images(index)")
         with naming_storage(self._out):
             self._stack.__exit__(kind, error, at)
+            if kind is None and RunDir.exists(self._out):
+                run = RunDir(self._out)
+                ledger = run.ledger("extract")
+                present = Claims(ledger.folder / PRESENCE)
+                await_fellows(run.n_shards, self._options, ledger.is_done, present, Control())
 
     def skip(self, index: Sequence[int] | Tensor | NDArray[Any]) -> bool:
         """Whether all images of a batch are recorded already, so that the loop may go on to the next one."""

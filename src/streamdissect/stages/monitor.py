@@ -36,7 +36,7 @@ from .group import Group
 from .loop import Loop
 from .planning import choose_streams, describe_field
 from .scoring import counting_device, label_rules, layer_weights, mask_thresholds
-from .watched import Watched, join_layers, share_images
+from .watched import Batch, Watched, join_layers, settle_images, tell_failure
 
 USED_OPTIONS = ("dtype", "tails", "layout", "prefix_tokens", "grid", "allow_nonfinite", "memory", "spill", "thresholds",
                 "shard")  # fmt: skip
@@ -107,7 +107,7 @@ class Monitor(Loop):
         self._group: Group | None = None
         """Of the processes that share the images, once they have begun; one process has none."""
         self._came: list[int] = []
-        self._held: tuple[list[int], dict[str, NDArray[Any]]] = [], {}
+        self._held: Batch = [], {}
         """The last batch, which of several processes is counted once it is known whose its images are."""
 
     @property
@@ -148,9 +148,13 @@ class Monitor(Loop):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
         if kind is not None:
+            if self._group is not None and issubclass(kind, Exception):
+                tell_failure(self._group)
             return
         begin = time.perf_counter()
-        n_images = len(self._seen) if self._group is None else self._settle(self._group)
+        n_images = len(self._seen)
+        if self._group is not None:
+            n_images = settle_images(self._group, self._number, self._came, self._held, self._take_in)
         if n_images != self._n_images:
             got = f"{n_images} of the {self._n_images} images announced came"
             raise IncompleteRun(f"step {self._number}: {got}; nothing is written")
@@ -196,13 +200,6 @@ class Monitor(Loop):
             (indices, maps), self._held = self._held, (indices, maps)
         self._take_in(indices, maps)
         self._overhead += time.perf_counter() - self._passed
-
-    def _settle(self, group: Group) -> int:
-        """Count what is this process's of the last batch; gives how many different images came to all of them."""
-        indices, maps = self._held
-        mine, n_images = share_images(group, self._came, indices)
-        self._take_in([indices[place] for place in mine], {name: batch[mine] for name, batch in maps.items()})
-        return n_images
 
     def _take_in(self, indices: list[int], maps: dict[str, NDArray[Any]]) -> None:
         """Count a batch, and take its values in for the next thresholds."""

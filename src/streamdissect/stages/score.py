@@ -110,8 +110,10 @@ def merge_among_fellows(work: Scoring, control: Control) -> Dissection:
         while not (work.results / "summary.json").exists():
             control.check()
             if claims.take(work.run.n_shards):  # the number after the last shard's
-                if not (work.results / "summary.json").exists():
-                    return merge_run(work)
+                merged = None if (work.results / "summary.json").exists() else merge_run(work)
+                claims.forget(work.run.n_shards)
+                if merged is not None:
+                    return merged
             else:
                 time.sleep(WAIT_SECONDS)
     return load_dissection(work.results / "dissection.h5")

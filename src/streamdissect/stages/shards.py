@@ -126,7 +126,10 @@ def await_fellows(
             heard = now
         elif now - heard > STALE_SECONDS:
             which = name_shards(still, n_shards)
-            raise IncompleteRun(f"{which} not finished, and no other rank is at work; run the same command again")
+            alone = "with --shard none (shard=None) where this process is to work alone"
+            raise IncompleteRun(
+                f"{which} not finished, and no other rank is at work; run the same command again, {alone}"
+            )
         left = still
         time.sleep(WAIT_SECONDS)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput
+from ..errors import BadInput, IncompleteRun
 from ..kernels import AxisWeights, Chooser
 from ..measure.counters import Counters
 from ..quantile import Streams
 from ..store.activations import LayerArray
 from .group import Group
+
+Batch = tuple[list[int], dict[str, NDArray[Any]]]
+"""Images and their maps (B, K, h, w) by layer."""
 
 
 @dataclass
@@ -36,13 +39,15 @@ class Watched:
     """By mask grid."""
 
 
-def share_images(group: Group, indices: Sequence[int], held: Sequence[int]) -> tuple[list[int], int]:
+def share_images(group: Group, step: int, indices: Sequence[int], held: Sequence[int]) -> tuple[list[int], int]:
     """Whose images are whose, where a sampler repeats some so that all processes have equally many.
 
     An image belongs to the first process that has it. A process can leave out what it has not counted yet.
 
     Parameters
     ----------
+    step : int
+        Which all of them have to have come to; see `tell_failure`.
     indices, held : sequence of int
         All images that came here, and those of the last batch, which is not counted yet.
 
@@ -55,11 +60,14 @@ def share_images(group: Group, indices: Sequence[int], held: Sequence[int]) -> t
     ------
     BadInput
         In every process: one that was counted before belongs to another, or none came at all.
+    IncompleteRun
+        In every process but the one that failed.
     """
-    everyone = group.gather((np.array(indices, np.int64), np.array(held, np.int64)))
+    everyone = group.gather((step, np.array(indices, np.int64), np.array(held, np.int64)))
+    require_all(step, [each[0] for each in everyone])
     taken: set[int] = set()
     mine: list[int] = []
-    for rank, (came, waiting) in enumerate(everyone):
+    for rank, (_, came, waiting) in enumerate(everyone):
         if not len(came):
             raise BadInput("monitor", f"no image in rank {rank}", "some in each", "use fewer processes")
         counted = np.setdiff1d(came, waiting)
@@ -70,6 +78,38 @@ def share_images(group: Group, indices: Sequence[int], held: Sequence[int]) -> t
             mine = [place for place, index in enumerate(held) if index not in taken]
         taken.update(came.tolist())
     return mine, len(taken)
+
+
+def settle_images(
+    group: Group, step: int, indices: Sequence[int], held: Batch, take_in: Callable[[list[int], dict[str, Any]], None]
+) -> int:
+    """Have this process's part of the last batch counted; gives how many different images came to all processes.
+
+    As `share_images`; what `take_in` raises in one process ends the step in all.
+    """
+    images, maps = held
+    mine, n_images = share_images(group, step, indices, images)
+    done: int | None = None
+    try:
+        take_in([images[place] for place in mine], {name: batch[mine] for name, batch in maps.items()})
+        done = step
+    finally:
+        all_done = group.gather(done)
+    require_all(step, all_done)
+    return n_images
+
+
+def tell_failure(group: Group) -> None:
+    """Take the place of `share_images` in a process whose step failed, so that no other takes its next one for it."""
+    group.gather((None, np.zeros(0, np.int64), np.zeros(0, np.int64)))
+
+
+def require_all(step: int, steps: Sequence[int | None]) -> None:
+    """IncompleteRun unless every process has come to the same step."""
+    for rank, other in enumerate(steps):
+        if other != step:
+            what = "failed" if other is None else f"is at step {other}"
+            raise IncompleteRun(f"step {step}: the process of rank {rank} {what}; nothing is written")
 
 
 def join_layers(group: Group, layers: Mapping[str, Watched]) -> None:
