@@ -234,8 +234,8 @@ def slow_nets(nets, tmp_path):
         pytest.param(TORCHRUN, signal.SIGTERM, id="torchrun, SIGTERM"),
         pytest.param(TORCHRUN, signal.SIGKILL, id="torchrun, SIGKILL"),
         pytest.param(MPIRUN, signal.SIGUSR1, id="mpirun, SIGUSR1", marks=needs_mpi),
-        pytest.param(MPIRUN, signal.SIGTERM, id="mpirun, SIGTERM", marks=needs_mpi),
-        pytest.param(MPIRUN, signal.SIGKILL, id="mpirun, SIGKILL", marks=needs_mpi),
+        pytest.param(MPIRUN, signal.SIGTERM, id="mpirun, SIGTERM", marks=[needs_mpi, pytest.mark.long]),
+        pytest.param(MPIRUN, signal.SIGKILL, id="mpirun, SIGKILL", marks=[needs_mpi, pytest.mark.long]),
     ],
 )
 def test_ranks_that_are_stopped_go_on_with_another_number(
