@@ -37,7 +37,7 @@ def model():
 
 def bare(work):
     """Decode, normalise, forward: nothing is kept of it."""
-    module, size = work.loaded.module, work.options.batch_size
+    module, size = work.loaded.module, work.network.batch_size
     source = iter_images(work.dataset, work.images.tolist(), work.size, work.options.workers)
     with torch.inference_mode(), torch_threads(THREADS):
         while batch := list(itertools.islice(source, size)):
@@ -53,7 +53,7 @@ def extract_and_score(work, folder):
 
 
 CONTENDERS = {"bare forward": bare, "extract": extract, "extract and score": extract_and_score}
-ROUNDS = 5
+ROUNDS = 3
 
 
 def test_pipeline(benchmark):
