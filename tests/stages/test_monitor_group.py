@@ -17,6 +17,7 @@ from .planted import planted_maps, scenes
 from .test_monitor import RULES, SETTINGS, go, lines, passing
 
 WORKER = """
+    import os
     import sys
     sys.path.insert(0, {here!r})
     import numpy as np
@@ -38,7 +39,8 @@ WORKER = """
     if rank == world - 1:
         arrays = {{"thresholds": monitor.thresholds["act"], "rows": monitor.counters["act"].rows}}
         np.savez({out!r} + ".npz", n_images=monitor.counters["act"].n_images, **arrays)
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # twice in sixty runs PyTorch aborted while it took its group down, which is not what is tested
 """
 LOOP = """
     for step in range(3):

@@ -15,12 +15,12 @@ T = TypeVar("T")
 class Group:
     """All processes of the caller's group; what they tell each other lies in main memory, whatever its own backend.
 
-    Every process makes one, and calls the same methods in the same order.
+    Where that is gloo the group itself serves. Every process makes one, and calls the same methods in the same order.
     """
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
-        self._group = dist.new_group(backend="gloo")
+        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
     def gather(self, value: T) -> list[T]:
         """The value of every process, by rank."""
