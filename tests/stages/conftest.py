@@ -88,3 +88,27 @@ def assert_same_runs():
                 assert np.all(value == other[name]), name
 
     return compare
+
+
+SLOW_NETS = """
+import time
+from importlib.util import module_from_spec, spec_from_file_location
+
+spec = spec_from_file_location("real_nets", {path!r})
+real = module_from_spec(spec)
+spec.loader.exec_module(real)
+
+
+def build():
+    net = real.build()
+    net.register_forward_pre_hook(lambda *_: time.sleep(0.15))
+    return net
+"""
+
+
+@pytest.fixture
+def slow_nets(nets, tmp_path):
+    """The same network, slow enough to be stopped in the middle."""
+    path = tmp_path / "nets.py"
+    path.write_text(SLOW_NETS.format(path=str(nets)))
+    return path

@@ -176,7 +176,7 @@ def task_of(task, n_tasks, first=0):
 def test_an_array_of_four_then_of_three(extract, undisturbed, assert_same_runs, slow_nets, command, tmp_path):
     """Tasks of an array do not wait for each other; some are killed, and it is submitted again with another n."""
     out = tmp_path / "run"
-    slow = [slow_nets if "nets.py" in word else word for word in extract]
+    slow = [f"{slow_nets}:build" if "nets.py" in word else word for word in extract]
     call = [*slow, "--threads", "1", "--out", out, "--shard", "array"]
     tasks = [launched([sys.executable], *call, **task_of(i, 4, first=1)) for i in range(4)]
     wait_for_work(out)
@@ -204,30 +204,6 @@ def wait_for_work(out, n_shards=2):
         time.sleep(0.02)
 
 
-SLOW_NETS = """
-import time
-from importlib.util import module_from_spec, spec_from_file_location
-
-spec = spec_from_file_location("real_nets", {path!r})
-real = module_from_spec(spec)
-spec.loader.exec_module(real)
-
-
-def build():
-    net = real.build()
-    net.register_forward_pre_hook(lambda *_: time.sleep(0.15))
-    return net
-"""
-
-
-@pytest.fixture
-def slow_nets(nets, tmp_path):
-    """A callable of the same network, slow enough to be stopped in the middle."""
-    path = tmp_path / "nets.py"
-    path.write_text(SLOW_NETS.format(path=str(nets)))
-    return f"{path}:build"
-
-
 @pytest.mark.parametrize(
     ("launcher", "number"),
     [
@@ -246,7 +222,7 @@ def test_ranks_that_are_stopped_go_on_with_another_number(
     Open MPI passes SIGUSR1 on, but gives its ranks only 0.2 s after SIGTERM before it kills them.
     """
     out = tmp_path / "run"
-    slow = [slow_nets if "nets.py" in word else word for word in extract]
+    slow = [f"{slow_nets}:build" if "nets.py" in word else word for word in extract]
     process = launched(launcher, *slow, "--threads", "1", "--out", out)
     wait_for_work(out)
     if number == signal.SIGKILL:
@@ -275,7 +251,7 @@ def kill_children(pid):
 def test_two_jobs_on_one_run_share_the_work(extract, slow_nets, undisturbed, assert_same_runs, tmp_path):
     """Each of two ranks; neither knows of the other. Both end with the whole, and nothing is done or counted twice."""
     out = tmp_path / "run"
-    slow = [slow_nets if "nets.py" in word else word for word in extract]
+    slow = [f"{slow_nets}:build" if "nets.py" in word else word for word in extract]
     for call in ([*slow, "--threads", "1", "--out", out], ["score", out, "--threads", "1"]):
         for job in [launched(TORCHRUN, *call) for _ in range(2)]:
             ended(job)
