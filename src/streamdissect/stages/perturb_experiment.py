@@ -17,6 +17,7 @@ from ..atomic import create_json, remove_tree
 from ..errors import BadInput
 from ..measure.composition import CLEAN
 from ..measure.perturbations import Perturbation
+from ..options import BATCH
 from ..perturboptions import PerturbOptions
 from ..store.partials import Ledger
 from .control import Control
@@ -105,7 +106,7 @@ class Experiment:
 
         So the network sees the batches that `extract` made, and the clean maps are those that it stored.
         """
-        run, size = self.scored.run, int(self.scored.run.manifest["identity"].get("batch_size", 32))
+        run, size = self.scored.run, int(self.scored.run.manifest["identity"].get("batch_size", BATCH))
         images = self.images.tolist()
         is_whole = len(images) == len(self.scored.result.image_name)
         shards = [list(run.rows(shard)) for shard in range(run.n_shards)] if is_whole else [list(range(len(images)))]
