@@ -127,12 +127,13 @@ def main() -> None:
         compute(list(range(start, start + 32)))
     generating = (time.perf_counter() - compute_began) / 2048 * given.images
     named = {"memory": given.memory, "threads": given.threads}
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     run = sd.record(compute, data, given.out, name="generated", codec=given.codec, **named)
     recorded = time.perf_counter()
     peak_recorded = peak_bytes()
     result = sd.score(run, data, **named)
     scored = time.perf_counter()
+    cpu_seconds = time.process_time() - cpu_began
     n_values = given.images * given.units * given.grid[0] * given.grid[1]
     stored = sum(file.stat().st_size for file in (given.out / "activations.zarr").rglob("*") if file.is_file())
     facts = {
@@ -143,6 +144,7 @@ def main() -> None:
         "generating_seconds": round(generating, 1),
         "record_seconds": round(recorded - began, 1),
         "score_seconds": round(scored - recorded, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
         "seconds": result.summary["seconds"],
         "store_bytes": stored,
         "bytes_per_activation": round(stored / n_values, 3),

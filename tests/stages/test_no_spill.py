@@ -58,7 +58,7 @@ def test_each_shard_takes_one_forward_pass(full, nets, scenes, tmp_path, monkeyp
     monkeypatch.setattr(
         reopening,
         "forward_shard",
-        lambda run, work, images, *rest: passed.append(images) or real(run, work, images, *rest),
+        lambda work, maps, images, *rest: passed.append(images) or real(work, maps, images, *rest),
     )
     assert_same(sd.score(out), full)
     assert [image for images in passed for image in images] == list(range(20)) and len(passed) == 4
@@ -173,10 +173,10 @@ def test_other_activations_than_those_of_the_thresholds_are_refused(nets, scenes
     sd.extract(f"{nets}:build", scenes, LAYERS, out, spill="none", shard_images=6, batch_size=4)
     real = reopening.forward_shard
 
-    def other(*given):
-        maps, seconds = real(*given)
+    def other(work, maps, *rest):
+        seconds = real(work, maps, *rest)
         maps[LAYERS[1]][0, 0, 0, 0] += 1
-        return maps, seconds
+        return seconds
 
     monkeypatch.setattr(reopening, "forward_shard", other)
     assert main(["score", str(out)]) == 3
@@ -198,8 +198,6 @@ def test_several_layers_are_made_exact_in_one_pass(nets, scenes, tmp_path, monke
     out, passed = tmp_path / "run", []
     sd.extract(f"{nets}:build", scenes, LAYERS, out, spill="none", shard_images=6, batch_size=4, thresholds="sketch")
     real = reopening.forward_shard
-    monkeypatch.setattr(
-        reopening, "forward_shard", lambda run, work, images, *rest: passed.append(0) or real(run, work, images, *rest)
-    )
+    monkeypatch.setattr(reopening, "forward_shard", lambda *given: passed.append(0) or real(*given))
     sd.score(out)
     assert len(passed) == 2 * 4  # shards: once for the thresholds, once to count

@@ -15,7 +15,7 @@ from .streams import Streams, ragged, share_of, whole
 
 PAGE = 256
 N_BINS = 65536
-UNITS_AT_ONCE = 64
+UNITS_AT_ONCE = 16
 """Units whose pages are copied together."""
 
 

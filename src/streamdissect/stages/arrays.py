@@ -16,10 +16,9 @@ from ..errors import BadInput
 from ..options import BATCH, ExtractOptions, with_options
 from ..store.rundir import RunDir
 from .control import Control, Meter
-from .filling import Made, fill_shards
+from .filling import Maps, fill_shards
 from .place import refuse_other_content, remove_run
 from .planning import plain, plan_run, require_identity
-from .recording import layers_of
 from .selection import choose_images, digest_names
 
 IDENTITY_OPTIONS = (
@@ -126,8 +125,7 @@ def record(
         run = RunDir.create(out, plan.manifest)
     require_identity(run, identity)
 
-    def make(indices: list[int], meter: Meter) -> Made:
-        maps = {spec.name: np.empty((len(indices), spec.n_units, *spec.grid), spec.dtype) for spec in layers_of(run)}
+    def make(maps: Maps, indices: list[int], meter: Meter) -> dict[str, float]:
         begin = time.perf_counter()
         for start in range(0, len(indices), batch_size):
             batch = indices[start : start + batch_size]
@@ -141,7 +139,7 @@ def record(
                 whole[start : start + len(batch)] = part
             meter.advance(len(batch))
             control.check()
-        return maps, {"compute": time.perf_counter() - begin}
+        return {"compute": time.perf_counter() - begin}
 
     fill_shards(run, images, make, settings, control)
     return run

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..atomic import ASIDE
 from ..errors import BadInput, IncompleteRun
+from ..store.activations import empty_maps
 from ..store.claims import Claims
 from ..store.partials import Ledger, load_arrays, save_arrays, under_prefix, with_prefix
 from ..store.rundir import RunDir
@@ -157,7 +158,7 @@ class Arrivals:
             All shards are taken: other processes brought the same images.
         """
         if not self._buffer:
-            self._buffer = self._make_buffer()
+            self._buffer = empty_maps(layers_of(self.run), self._rows)
         self._seconds += seconds
         done = 0
         while done < len(images):
@@ -193,10 +194,6 @@ class Arrivals:
     def _is_last(self, n_ranks: int) -> bool:
         """Whether nobody else is at work or still to come."""
         return not self._presence.living() and all(self._goodbye(rank).exists() for rank in range(n_ranks))
-
-    def _make_buffer(self) -> dict[str, NDArray[Any]]:
-        """Room for a shard."""
-        return {s.name: np.empty((self._rows, s.n_units, *s.grid), s.dtype) for s in layers_of(self.run)}
 
     def _look_at_commits(self) -> None:
         """Learn which images are recorded in commits that were not there before."""
@@ -292,7 +289,7 @@ class Arrivals:
         placed = IndexSet(index for images in committed.values() for index in images)
         free = iter([shard for shard in range(self.run.n_shards) if shard not in committed])
         shard = next(free, -1)
-        target = self._make_buffer()
+        target = empty_maps(layers_of(self.run), self._rows)
         images: list[int] = []
         paths = self._leftover_paths()
         for index, row in self._iter_rows(paths):

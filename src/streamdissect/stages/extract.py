@@ -30,7 +30,7 @@ from ..options import BATCH, RUN, SHIPPED_DATA, SHIPPED_LAYERS, SHIPPED_MODEL, E
 from ..store.activations import LayerArray
 from ..store.rundir import RunDir
 from .control import Control, Meter
-from .filling import Made, fill_shards
+from .filling import Maps, fill_shards
 from .forward import Launched, Network, iter_images, torch_threads
 from .memoryplan import FORWARD_FACTOR, LEAST_STATE, Division, Facts, divide, own_bytes, state_bytes
 from .place import refuse_other_content, remove_run
@@ -44,7 +44,7 @@ from .planning import (
     plan_run,
     require_identity,
 )
-from .recording import layers_of, peak_bytes
+from .recording import peak_bytes
 from .selection import choose_images, choose_input_size, digest_names, split_names
 from .spilling import expect_disk
 
@@ -339,17 +339,14 @@ def state_of(samples: dict[str, NDArray[Any]], n_images: int, options: ExtractOp
 def record_shards(run: RunDir, work: Work, control: Control) -> None:
     """Do every shard that is this worker's, unclaimed and not finished."""
 
-    def forward(images: list[int], meter: Meter) -> Made:
-        return forward_shard(run, work, images, control, meter)
+    def forward(maps: Maps, images: list[int], meter: Meter) -> dict[str, float]:
+        return forward_shard(work, maps, images, control, meter)
 
     fill_shards(run, work.images, forward, work.options, control)
 
 
-def forward_shard(
-    run: RunDir, work: Work, images: list[int], control: Control, meter: Meter
-) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
-    """Activations (B, K, h, w) of one shard by layer, and what waiting for images and the forward passes took."""
-    maps = {spec.name: np.empty((len(images), spec.n_units, *spec.grid), spec.dtype) for spec in layers_of(run)}
+def forward_shard(work: Work, maps: Maps, images: list[int], control: Control, meter: Meter) -> dict[str, float]:
+    """Fill the maps of one shard; returns what waiting for images and the forward passes took."""
     seconds = {"decode": 0.0, "forward": 0.0}
     source = iter_images(work.dataset, images, work.size, work.options.workers)
     launched: deque[tuple[int, int, Launched]] = deque()
@@ -380,4 +377,4 @@ def forward_shard(
     seconds["forward"] += time.perf_counter() - begin
     for what, took in (("waiting for images", "decode"), ("forward passes", "forward")):
         control.took(what, seconds[took])
-    return maps, seconds
+    return seconds

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 from numpy.typing import NDArray
 
 from ..options import ExtractOptions
-from ..store.activations import ActivationStore
+from ..store.activations import ActivationStore, empty_maps
 from ..store.claims import Claims
 from ..store.partials import Ledger
 from ..store.rundir import RunDir
 from .behind import Behind
 from .control import Control, Meter
-from .recording import Recorder, WorkerStates, store_of
+from .recording import Recorder, WorkerStates, layers_of, store_of
 from .shards import await_fellows, iter_claimed, own_shards
 
-Made = tuple[dict[str, NDArray[Any]], dict[str, float]]
-"""Activations (B, K, h, w) of a shard by layer, and what making them took, by part."""
-Make = Callable[[list[int], Meter], Made]
-"""Makes those of a shard's images, and tells the meter of them."""
+Maps = dict[str, NDArray[Any]]
+"""Activations (B, K, h, w) of a shard by layer."""
+Make = Callable[[Maps, list[int], Meter], dict[str, float]]
+"""Fills the maps of a shard's images, tells the meter of them, and returns what that took, by part."""
+
+
+class ShardRoom:
+    """Room for two shards, used by turns: one is filled while the other is recorded.
+
+    With arrays of its own for each shard the process would grow all the same: what the allocator gets back from two
+    threads it does not always give out again.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        layers, n_images = layers_of(run), len(run.rows(0))
+        self._turns = cycle([empty_maps(layers, n_images), empty_maps(layers, n_images)])
+
+    def take(self, n_images: int) -> Maps:
+        """The room that was taken before the last one, for so many images."""
+        return {name: maps[:n_images] for name, maps in next(self._turns).items()}
 
 
 def fill_shards(run: RunDir, images: NDArray[Any], make: Make, options: ExtractOptions, control: Control) -> None:
@@ -39,7 +56,7 @@ def fill_shards(run: RunDir, images: NDArray[Any], make: Make, options: ExtractO
     states.recover()
     total = sum(len(run.rows(shard)) for shard in own_shards(run.n_shards, options.shard))
     with Claims(ledger.claims_folder) as claims, control.metering("extract", total, "image") as meter:
-        recorder = Recorder(run, claims, options.threads)
+        recorder, room = Recorder(run, claims, options.threads), ShardRoom(run)
 
         def is_done(shard: int) -> bool:
             return is_whole(ledger, recorder.store, shard)
@@ -57,7 +74,7 @@ def fill_shards(run: RunDir, images: NDArray[Any], make: Make, options: ExtractO
                     if is_mine:
                         rows = run.rows(shard)
                         these = images[rows.start : rows.stop].tolist()
-                        advanced = fill_shard(recorder, behind, states, shard, these, make, meter)
+                        advanced = fill_shard(recorder, behind, states, shard, these, make, room, meter)
                     meter.advance(len(run.rows(shard)) - advanced)
         finally:
             recorder.flush()
@@ -68,7 +85,14 @@ def fill_shards(run: RunDir, images: NDArray[Any], make: Make, options: ExtractO
 
 
 def fill_shard(
-    recorder: Recorder, behind: Behind, states: WorkerStates, shard: int, images: list[int], make: Make, meter: Meter
+    recorder: Recorder,
+    behind: Behind,
+    states: WorkerStates,
+    shard: int,
+    images: list[int],
+    make: Make,
+    room: ShardRoom,
+    meter: Meter,
 ) -> int:
     """One shard under a claim: in full, or only its files or its commit where a worker's state holds it already.
 
@@ -82,7 +106,8 @@ def fill_shard(
         behind.settle()
         recorder.commit_anew(shard, images)
         return 0
-    maps, seconds = make(images, meter)
+    maps = room.take(len(images))  # what was in it is recorded: one call is under way at most
+    seconds = make(maps, images, meter)
     if commit is None:
         behind.call(recorder.record, shard, maps, images, seconds)
     else:

@@ -12,12 +12,13 @@ from torch import nn
 from ..data.dataset import Dataset
 from ..errors import BadInput, IncompleteRun
 from ..options import CommonOptions, ExtractOptions
+from ..store.activations import empty_maps
 from ..store.rundir import RunDir
 from .control import Control, Meter
 from .extract import IDENTITY_OPTIONS, Work, forward_shard, prepare
 from .forward import torch_threads
 from .planning import require_identity
-from .recording import digest_maps
+from .recording import digest_maps, layers_of
 
 
 def forward_again(
@@ -29,7 +30,8 @@ def forward_again(
     def forward(shard: int, images: list[int]) -> dict[str, NDArray[Any]]:
         work = opened()
         with torch_threads(work.options.threads):
-            maps, _ = forward_shard(run, work, images, control, Meter())
+            maps = empty_maps(layers_of(run), len(images))
+            forward_shard(work, maps, images, control, Meter())
         compare_maps(run, shard, maps, work.network.device.type)
         return maps
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -51,6 +51,11 @@ class LayerArray:
         """Inverse of `to_json`."""
         rows, columns = value["grid"]
         return cls(**{**value, "grid": (int(rows), int(columns))})
+
+
+def empty_maps(layers: Iterable[LayerArray], n_images: int) -> dict[str, NDArray[Any]]:
+    """Room for the maps (B, K, h, w) of so many images, by layer."""
+    return {spec.name: np.empty((n_images, spec.n_units, *spec.grid), spec.dtype) for spec in layers}
 
 
 def choose_chunk(shard_images: int, map_bytes: int) -> int:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import ASIDE, write_bytes, write_json
+from ..atomic import ASIDE, describe_file, replacing, write_json
 from ..errors import IncompleteRun
 from ..tally import Arrays
 
@@ -22,12 +20,14 @@ TRIES = 20
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Save arrays as .npz; returns what a commit says of the file."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    content = buffer.getvalue()
-    write_bytes(path, content)
-    return {"bytes": len(content), "blake2b": blake2b(content, digest_size=20).hexdigest()}
+    """Save arrays as .npz; returns what a commit says of the file.
+
+    It goes to the disk as it is made: in memory, a state of many units would be there three times.
+    """
+    with replacing(path) as aside:
+        with open(aside, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        return describe_file(aside)
 
 
 def load_arrays(path: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> Arrays:
