@@ -28,7 +28,11 @@ DEPENDS = [str(path) for path in sorted(Path("csrc").glob("*.[ch]"))]
 
 
 class BuildKernels(build_ext):
-    """build_ext that probes for CPU clones and can do without a compiler."""
+    """build_ext that probes for CPU clones, uses all cores and can do without a compiler."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self):
         macros = [("STREAMDISSECT_CLONES", "1")] if self._has_clones() else []

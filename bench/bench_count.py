@@ -45,7 +45,6 @@ def describe(benchmark, case, contender, n, note=""):
         n=n,
         unit="map",
         note=note or note_of(case),
-        ns_per_map=1e9 * benchmark.stats.stats.median / n,
         grid=case.grid,
         mask=case.mask,
         n_images=case.n_images,

@@ -176,4 +176,3 @@ def test_kernel(benchmark, name, contender):
     benchmark.group = name
     benchmark(work)
     benchmark.extra_info.update(contender=contender, n=n, unit=unit, note="")
-    benchmark.extra_info[f"ns_per_{unit.replace(' ', '_')}"] = 1e9 * benchmark.stats.stats.median / n

@@ -18,6 +18,11 @@ LAYERS = "block1.act,block2.conv"
 EXTRACT = ["--layers", LAYERS, "--batch-size", "2", "--shard-images", "2", "--threads", "1"]
 
 
+def in_long(*values):
+    """Parameters of the long form."""
+    return [pytest.param(value, marks=pytest.mark.long) for value in values]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(nets, scenes, command, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
@@ -36,7 +41,7 @@ def started(*arguments, **variables):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, *in_long(signal.SIGTERM, signal.SIGUSR1)])
 def test_a_stopped_extract_resumes(number, slow_nets, scenes, command, undisturbed, assert_same_runs, tmp_path):
     out = tmp_path / "run"
     call = ["extract", "--model", f"{slow_nets}:build", "--data", scenes, "--out", out, *EXTRACT]
@@ -77,7 +82,7 @@ def test_a_second_sigterm_is_passed_over(slow_nets, scenes, command, tmp_path):
     assert 1 <= sd.info(out)["shards_done"] < 10
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.4, 0.8, 1.5])
+@pytest.mark.parametrize("delay", [0.8, *in_long(0.0, 0.4, 1.5)])
 def test_a_kill_at_any_time_of_either_stage(delay, nets, scenes, command, undisturbed, assert_same_runs, tmp_path):
     out = tmp_path / "run"
     extract = ["extract", "--model", f"{nets}:build", "--data", scenes, "--out", out, *EXTRACT]
