@@ -173,6 +173,7 @@ def task_of(task, n_tasks, first=0):
     }
 
 
+@pytest.mark.long
 def test_an_array_of_four_then_of_three(extract, undisturbed, assert_same_runs, slow_nets, command, tmp_path):
     """Tasks of an array do not wait for each other; some are killed, and it is submitted again with another n."""
     out = tmp_path / "run"
@@ -208,8 +209,8 @@ def wait_for_work(out, n_shards=2):
     ("launcher", "number"),
     [
         pytest.param(TORCHRUN, signal.SIGTERM, id="torchrun, SIGTERM"),
-        pytest.param(TORCHRUN, signal.SIGKILL, id="torchrun, SIGKILL"),
-        pytest.param(MPIRUN, signal.SIGUSR1, id="mpirun, SIGUSR1", marks=needs_mpi),
+        pytest.param(TORCHRUN, signal.SIGKILL, id="torchrun, SIGKILL", marks=pytest.mark.long),
+        pytest.param(MPIRUN, signal.SIGUSR1, id="mpirun, SIGUSR1", marks=[needs_mpi, pytest.mark.long]),
         pytest.param(MPIRUN, signal.SIGTERM, id="mpirun, SIGTERM", marks=[needs_mpi, pytest.mark.long]),
         pytest.param(MPIRUN, signal.SIGKILL, id="mpirun, SIGKILL", marks=[needs_mpi, pytest.mark.long]),
     ],

@@ -68,7 +68,7 @@ def started(out, loop, world):
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize(("world", "batch"), [(2, 4), (3, 5), (3, 1)])
+@pytest.mark.parametrize(("world", "batch"), [(2, 4), (3, 5), pytest.param(3, 1, marks=pytest.mark.long)])
 def test_several_processes_find_what_one_finds(world, batch, tmp_path):
     data = scenes()
     maps, net, out = planted_maps(data), passing(None), tmp_path / "several.jsonl"
